@@ -1,0 +1,97 @@
+"""Puts the server together: routes, the error handlers, and an id on every response.
+
+`build_app` takes an open engine and owns nothing: whoever opened the engine closes it.
+"""
+
+import logging
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from senryu.server.engine.base import Engine
+from senryu.server.identifiers import new_id
+from senryu.server.routes import health, messages, models
+from senryu.server.routes.replies import error_reply
+from senryu.server.settings import ServerSettings
+from senryu.server.wire.errors import (
+    ApiError,
+    EngineFailed,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+
+log = logging.getLogger("senryu.server")
+
+
+def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
+    """The whole API over `engine`."""
+    app = FastAPI(title="senryu", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.settings = settings
+    app.state.engine = engine
+    for room in (messages, models, health):
+        app.include_router(room.router)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_exception_handler(Exception, _our_fault)
+    return RequestIds(app)
+
+
+class RequestIds:
+    """Gives each request its id: in its state for error bodies, on its response as a header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+        header = (b"request-id", request_id.encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def _request_id(request: Request) -> str:
+    request_id: str = request.scope["state"]["request_id"]
+    return request_id
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_reply(error, _request_id(request))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, or a known one with another method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        path, method = request.url.path, request.method
+        refusal: ApiError = MethodNotAllowed(f"{method} is not allowed on {path}")
+        reply = error_reply(refusal, _request_id(request))
+        reply.headers.update(error.headers or {})
+        return reply
+    if error.status_code == 404:
+        return error_reply(NotFound(f"Not found: {request.url.path}"), _request_id(request))
+    return error_reply(InvalidRequest(str(error.detail)), _request_id(request))
+
+
+async def _client_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _our_fault(request: Request, error: Exception) -> Response:
+    request_id = _request_id(request)
+    log.error("request %s failed", request_id, exc_info=error)
+    return error_reply(EngineFailed("Internal server error"), request_id)

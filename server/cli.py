@@ -1,0 +1,50 @@
+"""The front door: the `senryu` command. Verbs lead to rooms, which open only when named.
+
+`senryu --help` imports nothing beyond this file and argparse.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+# verb -> (module with `main(argv) -> int`, what it does)
+VERBS = {
+    "serve": ("senryu.server.serve", "answer the Messages API with one local model"),
+    "chat": ("senryu.server.chat", "talk to whatever is serving"),
+    "doctor": ("senryu.server.doctor", "check device, versions, model, a generation and the cache"),
+    "distill": ("senryu.distill.cli", "train a small student from a teacher's outputs"),
+    "quantize": ("senryu.quant.cli", "make a model folder smaller, and say what was lost"),
+    "bench": ("senryu.benches.cli", "measure tokens per second over HTTP"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; its exit status. 2 is a mistake in the command, 1 a failure, 130 Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="senryu",
+        description="A small language model that answers the Anthropic Messages API.",
+        epilog="Each verb explains itself: senryu VERB --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"senryu {_version()}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, (_, text) in VERBS.items():
+        # The rest belongs to the room, which has a parser of its own.
+        verbs.add_parser(verb, help=text, add_help=False)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = parser.parse_args(arguments[:1] or ["--help"])
+    room = importlib.import_module(VERBS[chosen.verb][0])
+    try:
+        status: int = room.main(arguments[1:])
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _version() -> str:
+    try:
+        return metadata.version("senryu")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

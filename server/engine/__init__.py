@@ -1,0 +1,38 @@
+"""Opens an engine: picks one, and says why.
+
+`auto` is vLLM; the scripted engine is opened only when it is asked for by name, so that nobody
+talks to a fake without knowing.
+"""
+
+import asyncio
+import os
+
+from senryu.server.device import detect
+from senryu.server.settings import ServerSettings
+
+from .base import Engine, EngineError
+
+
+async def open_engine(settings: ServerSettings) -> Engine:
+    """An engine that can answer. Raises EngineError with one sentence for the user."""
+    if settings.engine == "scripted":
+        from .scripted import ScriptedEngine
+
+        return ScriptedEngine(
+            tokens=settings.scripted_tokens,
+            window=settings.window or 200_000,
+            model=settings.served_name or "scripted",
+        )
+    from .model_folder import find_model, read_facts
+    from .vllm_arguments import vllm_arguments
+    from .vllm_engine import installed_build, open_vllm
+
+    try:
+        device = detect({**os.environ, "SENRYU_DEVICE": settings.device})
+    except ValueError as error:
+        raise EngineError(str(error)) from error
+    build, version = installed_build(device.kind)  # before the minutes that a model may take
+    folder = await asyncio.to_thread(find_model, settings.model)
+    facts = read_facts(folder, served_name=settings.served_name, asked=settings.model)
+    arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}")
+    return await open_vllm(arguments, verbose=settings.verbose)

@@ -1,0 +1,82 @@
+"""The engine seam: three coroutines and a card. Everything above it is engine-free.
+
+An engine takes token ids and knows no chat template, no HTTP and no Messages API. There are
+two: vLLM, and the scripted one for those who work on everything above this line.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from senryu.server.conversation.messages import Sampling
+from senryu.server.turn.prompt import ChatTokenizer, Prompt
+
+
+class EngineError(Exception):
+    """The engine cannot serve, or broke off. The text is one sentence for the user."""
+
+
+class FinishReason(Enum):
+    """Why the engine stopped of itself."""
+
+    STOP = auto()
+    LENGTH = auto()
+
+
+@dataclass(slots=True)  # one is made for each token: frozen would triple its cost
+class TokenEvent:
+    """What one engine step adds. `text` may be empty while a character is incomplete."""
+
+    token_ids: Sequence[int]
+    text: str
+    finish: FinishReason | None = None
+    # Prompt tokens that the engine found in its KV cache.
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One thing that was chosen at start, and why: the banner and `doctor` print these."""
+
+    name: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCard:
+    """What an open engine says about itself."""
+
+    model: str
+    """The id under which the model is served."""
+    window: int
+    """Tokens of prompt and answer together."""
+    created_at: str
+    """RFC 3339 time of the model's making; the epoch when unknown."""
+    choices: tuple[Choice, ...] = ()
+
+
+class Engine(Protocol):
+    """An open engine."""
+
+    @property
+    def card(self) -> EngineCard: ...
+
+    @property
+    def tokenizer(self) -> ChatTokenizer: ...
+
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """Token events until the one with a finish reason. Closing the generator aborts the
+        request. Raises EngineError."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether a request could be served now."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the engine and every process of it."""
+        ...

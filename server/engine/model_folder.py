@@ -1,0 +1,98 @@
+"""Finds the folder of the model that was asked for, and reads off it what the engine must know.
+
+`embedded` is prepared by the quant room in a process of its own; a folder is taken as it is; a
+hub id is downloaded into the hub's own cache. Nothing here loads weights.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from senryu.server.manifest import describe_folder
+
+from .base import EngineError
+from .vllm_arguments import ModelFacts
+
+EMBEDDED = "embedded"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# One copy of the weights: repositories also carry them in formats that vLLM does not read.
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
+
+
+def find_model(model: str) -> Path:
+    """The folder of `model`. Raises EngineError with a sentence when it cannot be had."""
+    if model == EMBEDDED:
+        return _prepare_embedded()
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or not _HUB_ID.fullmatch(model):
+        raise EngineError(
+            f"There is no model folder {model}: give a folder with config.json, a hub id such as "
+            "Qwen/Qwen3-4B, or embedded"
+        )
+    return _download(model)
+
+
+def read_facts(folder: Path, *, served_name: str | None, asked: str) -> ModelFacts:
+    """What the engine must know of a model folder. Raises EngineError when it is no model."""
+    try:
+        manifest = describe_folder(folder)
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise EngineError(str(error)) from error
+    scheme = manifest.scheme
+    if manifest.group_size:
+        scheme += f", group {manifest.group_size}"
+    # A hub id is the better name for what lies in a cache folder with a hash for a name.
+    name = asked if _HUB_ID.fullmatch(asked) and not Path(asked).is_dir() else manifest.model_id
+    return ModelFacts(
+        folder=str(folder),
+        name=served_name or name,
+        scheme=scheme,
+        created_at=manifest.created_at or "1970-01-01T00:00:00Z",
+        trained_window=config.get("max_position_embeddings"),
+        kv_bytes_per_token=_kv_bytes_per_token(config),
+    )
+
+
+def _kv_bytes_per_token(config: dict[str, Any]) -> int | None:
+    """Keys and values of one token over all layers, in two-byte elements."""
+    try:
+        heads = config["num_attention_heads"]
+        size = config.get("head_dim") or config["hidden_size"] // heads
+        kv_heads = config.get("num_key_value_heads") or heads
+        return int(2 * config["num_hidden_layers"] * kv_heads * size * 2)
+    except (KeyError, TypeError):
+        return None  # a nested or unusual config: vLLM will find out
+
+
+def _prepare_embedded() -> Path:
+    command = [sys.executable, "-m", "senryu.quant", "embedded"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        raise EngineError("The embedded model could not be prepared; the lines above say why")
+    return Path(lines[-1])
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise EngineError(
+            f"Fetching {hub_id} needs the model packages: pip install 'senryu[cpu]' or "
+            "'senryu[gpu]'"
+        ) from None
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except (LocalEntryNotFoundError, OSError, HfHubHTTPError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
+        raise EngineError(
+            f"The model {hub_id} cannot be fetched ({reason}): check the id and the network, or "
+            "give a local folder"
+        ) from error

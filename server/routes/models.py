@@ -1,0 +1,55 @@
+"""GET /v1/models and /v1/models/{id}, and the rule by which an id finds its model."""
+
+from fnmatch import fnmatchcase
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from senryu.server.engine.base import Engine, EngineCard
+from senryu.server.settings import ServerSettings
+from senryu.server.wire.errors import InvalidRequest, NotFound
+from senryu.server.wire.responses import model_body
+
+from .reading import check_credential
+from .replies import json_reply
+
+router = APIRouter()
+
+
+def resolve_model(asked: str, settings: ServerSettings, card: EngineCard) -> str:
+    """The id of the model that answers to `asked`: its own id, or a pattern of `aliases`.
+    Raises NotFound."""
+    if asked == card.model or any(fnmatchcase(asked, alias) for alias in settings.aliases):
+        return card.model
+    raise NotFound(f"model: {asked}")
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    settings: ServerSettings = request.app.state.settings
+    engine: Engine = request.app.state.engine
+    check_credential(request, settings)
+    query = request.query_params
+    if "after_id" in query and "before_id" in query:
+        raise InvalidRequest("after_id: cannot be combined with before_id")
+    limit = query.get("limit", "20")
+    if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
+        raise InvalidRequest("limit: Input should be an integer from 1 to 1000")
+    # One model: whatever lies after it or before it is nothing.
+    past = engine.card.model in (query.get("after_id"), query.get("before_id"))
+    data = [] if past else [_body(engine.card)]
+    only = engine.card.model if data else None
+    return json_reply({"data": data, "has_more": False, "first_id": only, "last_id": only})
+
+
+@router.get("/v1/models/{model_id:path}")
+async def retrieve_model(request: Request, model_id: str) -> Response:
+    settings: ServerSettings = request.app.state.settings
+    engine: Engine = request.app.state.engine
+    check_credential(request, settings)
+    resolve_model(model_id, settings, engine.card)
+    return json_reply(_body(engine.card))
+
+
+def _body(card: EngineCard) -> dict[str, object]:
+    return model_body(card.model, window=card.window, created_at=card.created_at)

@@ -1,0 +1,216 @@
+"""`senryu serve`: settings, engine, banner, and the server loop until it is told to stop.
+
+The port is taken before the model is loaded, so that a taken port is said at once; requests are
+accepted when the engine can answer them.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .engine.base import Engine, EngineError
+from .settings import Loaded, ServerSettings, SettingsError, documented, load
+
+# The settings that people change by hand; all others are for senryu.toml and SENRYU_*.
+FLAGS = (
+    "model",
+    "host",
+    "port",
+    "api_key",
+    "served_name",
+    "engine",
+    "device",
+    "window",
+    "dtype",
+    "kv_memory_gib",
+    "threads",
+    "max_streams",
+)
+SWITCHES = ("compile", "lenient_sampling", "verbose")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until SIGINT or SIGTERM. 2: the settings are wrong; 1: the engine did not open."""
+    arguments = parser().parse_args(argv)
+    try:
+        loaded = load_settings(arguments)
+        if arguments.print_config:
+            print("[server]", *loaded.lines(), sep="\n")
+            return 0
+        settings = loaded.settings
+        _check_exposure(settings)
+        listener = _listen(settings)
+    except SettingsError as error:
+        print(f"senryu serve: {error}", file=sys.stderr)
+        return 2
+    with listener:
+        import uvloop
+
+        try:
+            return uvloop.run(_serve(settings, listener))
+        except EngineError as error:
+            print(f"senryu serve: {error}", file=sys.stderr)
+            return 1
+
+
+def parser(prog: str = "senryu serve") -> argparse.ArgumentParser:
+    """The flags, each with the docstring of its setting."""
+    flags = argparse.ArgumentParser(
+        prog=prog,
+        description="Answer the Anthropic Messages API with one local model.",
+        epilog="Every setting can stand in senryu.toml under [server], or in the environment as "
+        "SENRYU_NAME; --print-config shows all of them and where each value came from.",
+    )
+    texts = documented(ServerSettings)
+    for name in FLAGS:
+        flags.add_argument(f"--{name.replace('_', '-')}", help=texts[name], metavar="VALUE")
+    for name in SWITCHES:
+        flags.add_argument(
+            f"--{name.replace('_', '-')}",
+            help=texts[name],
+            action=argparse.BooleanOptionalAction,
+        )
+    flags.add_argument("--config", type=Path, metavar="FILE", help="instead of senryu.toml")
+    flags.add_argument("--print-config", action="store_true", help="show the settings and stop")
+    return flags
+
+
+def load_settings(arguments: argparse.Namespace) -> Loaded[ServerSettings]:
+    """Defaults, file, environment, flags. Raises SettingsError."""
+    given = {name: getattr(arguments, name) for name in FLAGS + SWITCHES}
+    return load(
+        ServerSettings,
+        table="server",
+        file=arguments.config,
+        environment=os.environ,
+        flags=given,
+    )
+
+
+def _check_exposure(settings: ServerSettings) -> None:
+    """Without a key only this machine may reach us."""
+    if settings.api_key is not None or settings.host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise SettingsError(
+            f"host: {settings.host} can be reached from other machines; set an api_key as well "
+            "(--api-key or SENRYU_API_KEY)"
+        )
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"port: {settings.host}:{settings.port} cannot be used ({error.strerror}); "
+            "choose another with --port"
+        ) from None
+    return listener
+
+
+async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
+    from .engine import open_engine
+
+    with _clock("opening the engine"):
+        engine = await open_engine(settings)
+    try:
+        await _answer_requests(settings, listener, engine)
+    finally:
+        await engine.close()
+    return 0
+
+
+async def _answer_requests(
+    settings: ServerSettings, listener: socket.socket, engine: Engine
+) -> None:
+    import uvicorn
+
+    from .app import build_app
+
+    config = uvicorn.Config(
+        build_app(settings, engine),
+        http="httptools",
+        loop="none",  # we are in ours already
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    listener.listen(config.backlog)
+    print(banner(settings, engine, listener.getsockname()[1]), flush=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
+    """What was chosen and why, and the lines to paste."""
+    width = max(len(choice.name) for choice in engine.card.choices)
+    chosen = [
+        f"  {choice.name:<{width}}  {choice.value}  ({choice.why})"
+        for choice in engine.card.choices
+    ]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
+    key = "the key that you set" if settings.api_key else "local"
+    model = engine.card.model
+    return "\n".join(
+        [
+            "",
+            f"senryu serves {model} on {url}",
+            *chosen,
+            "",
+            "The official SDKs, and anything that reads the environment:",
+            f"  export ANTHROPIC_BASE_URL={url}",
+            f'  export ANTHROPIC_API_KEY="{key}"',
+            "",
+            "Claude Code:",
+            f'  ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN="{key}" ANTHROPIC_MODEL={model} \\',
+            f"  CLAUDE_CODE_MAX_CONTEXT_TOKENS={engine.card.window} claude",
+            "",
+            "Python:",
+            f'  anthropic.Anthropic(base_url="{url}", api_key="{key}")',
+            "TypeScript:",
+            f'  new Anthropic({{ baseURL: "{url}", apiKey: "{key}" }})',
+            "",
+            "Ctrl-C stops it.",
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _clock(what: str) -> Iterator[None]:
+    """Shows on a terminal that something long is going on, and how long it has."""
+    begun = time.monotonic()
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.5):
+            print(f"\r{what} … {time.monotonic() - begun:.0f} s ", end="", file=sys.stderr)
+
+    shown = sys.stderr.isatty()
+    if shown:
+        threading.Thread(target=tick, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,255 @@
+"""Every setting of the server, its default and its reason, written once; and the layered loader.
+
+Order: defaults, then `senryu.toml`, then `SENRYU_*`, then flags. An unknown key is an error that
+suggests the nearest name. Other rooms load their own dataclass through `load`.
+"""
+
+
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+
+ENVIRONMENT_PREFIX = "SENRYU_"
+# Names with our prefix that are not settings of a room.
+_NOT_SETTINGS = {"SENRYU_CACHE", "SENRYU_SERVER_PID"}
+
+
+class SettingsError(ValueError):
+    """A setting is wrong. The text is one sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What `senryu serve` can be told."""
+
+    model: str = "embedded"
+    """A model folder, a hub id, or `embedded`: SmolLM2-135M in 4 bits, which needs no hub."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but a loopback address wants an `api_key`."""
+
+    port: int = 8765
+    """The port to listen on; 0 takes a free one and prints it."""
+
+    api_key: str | None = None
+    """The key that clients must send. None accepts every client that can reach the port."""
+
+    served_name: str | None = None
+    """The model id to answer to; None takes the one in the folder's manifest, or its name."""
+
+    aliases: tuple[str, ...] = ("claude-*haiku*",)
+    """Patterns of further model ids that are answered: clients ask for a haiku by default."""
+
+    engine: str = "auto"
+    """`auto` and `vllm` open vLLM; `scripted` recites a text and needs no model."""
+
+    device: str = "auto"
+    """`auto` looks for an NVIDIA GPU; `gpu` and `cpu` insist."""
+
+    window: int | None = None
+    """Tokens of prompt and answer together; None takes what the model was trained for, as far
+    as the KV memory holds it once."""
+
+    dtype: str = "auto"
+    """Type of activations and of unquantized weights: auto, bfloat16, float16 or float32."""
+
+    kv_memory_gib: float | None = None
+    """Memory for the KV cache; None takes a share of the machine's (see docs/lab-notes.md)."""
+
+    block_size: int | None = None
+    """Tokens in one block of the KV cache; prefix hits are whole blocks. None: 32 on a CPU, and
+    vLLM's own choice on a GPU."""
+
+    threads: int | None = None
+    """Threads of the engine on a CPU; None takes the measured default."""
+
+    compile: bool | None = None
+    """Compile the model before the first request. None: yes on a GPU, where it takes a minute
+    once; no on a CPU, where it takes several."""
+
+    max_streams: int | None = None
+    """Requests that are worked on at one time; more wait. None takes vLLM's default."""
+
+    scripted_tokens: int = 0
+    """How many tokens the scripted engine says; 0 recites its text once."""
+
+    ping_seconds: float = 5.0
+    """Silence on a stream after which a `ping` shows that we are alive."""
+
+    body_limit_mb: float = 32.0
+    """Largest request body, packed or unpacked, in MiB."""
+
+    lenient_sampling: bool = False
+    """Honour temperature, top_p and top_k also for clients of API version 2026-10-21, under
+    which the hosted service refuses them."""
+
+    verbose: bool = False
+    """Show the engine's own log."""
+
+    @property
+    def body_limit_bytes(self) -> int:
+        return int(self.body_limit_mb * 2**20)
+
+    def __post_init__(self) -> None:
+        _one_of("engine", self.engine, ("auto", "vllm", "scripted"))
+        _one_of("device", self.device, ("auto", "gpu", "cpu"))
+        _one_of("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"port: {self.port} is not a port; take one from 0 to 65535")
+        for name in ("window", "kv_memory_gib", "block_size", "threads", "max_streams"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise SettingsError(f"{name}: {value} must be greater than 0")
+        for name in ("ping_seconds", "body_limit_mb"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
+        if self.api_key is not None and not self.api_key.strip():
+            raise SettingsError("api_key: an empty key protects nothing; set one, or leave it out")
+
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[Settings]):
+    """Settings, and for each field the layer that it came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def lines(self) -> list[str]:
+        """`name = value  # origin`, as `--print-config` shows them; keys are not shown."""
+        lines = []
+        for name, origin in self.origins.items():
+            value = getattr(self.settings, name)
+            shown = "(set)" if name.endswith("key") and value else _toml(value)
+            lines.append(f"{name} = {shown}  # {origin}")
+        return lines
+
+
+def load(
+    shape: type[Settings],
+    *,
+    table: str,
+    file: Path | None = None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> Loaded[Settings]:
+    """Layer the four sources into one `shape`.
+
+    `table` names the room's table in the TOML file; `file` None reads `senryu.toml` of the
+    current folder if there is one. Flags that are None were not given. Raises SettingsError.
+    """
+    hints = get_type_hints(shape)
+    names = [field.name for field in fields(shape)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(names, "default")
+
+    def take(name: str, value: Any, origin: str) -> None:
+        values[name] = _converted(name, value, hints[name], origin)
+        origins[name] = origin
+
+    for name, value in _file_table(file, table).items():
+        _known(name, names, f"[{table}] in {file or 'senryu.toml'}")
+        take(name, value, str(file or "senryu.toml"))
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in _NOT_SETTINGS:
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            _known(name, names, variable)
+            take(name, text, variable)
+    for name, value in flags.items():
+        if value is not None:
+            take(name, value, f"--{name.replace('_', '-')}")
+    return Loaded(shape(**values), origins)
+
+
+def _file_table(file: Path | None, table: str) -> dict[str, Any]:
+    path = file or Path("senryu.toml")
+    if file is None and not path.exists():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    found = content.get(table, {})
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: {table} must be a table; write [{table}]")
+    return found
+
+
+def _known(name: str, names: list[str], where: str) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; the names are {', '.join(names)}"
+        raise SettingsError(f"{where}: there is no setting {name}{hint}")
+
+
+def _converted(name: str, value: Any, hint: Any, origin: str) -> Any:
+    """`value` as the field's type: TOML and flags bring types, the environment brings text."""
+    wanted = [kind for kind in _alternatives(hint) if kind is not type(None)][0]
+    try:
+        if get_origin(wanted) is tuple:
+            items = value.split(",") if isinstance(value, str) else value
+            return tuple(str(item).strip() for item in items)
+        if wanted is bool:
+            return _switch(value)
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        if wanted is int and isinstance(value, float):
+            raise ValueError
+        return wanted(value)
+    except (ValueError, TypeError):
+        kind = getattr(wanted, "__name__", "list")
+        raise SettingsError(f"{name}: {value!r} ({origin}) is not of type {kind}") from None
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).lower() not in words:
+        raise ValueError
+    return words[str(value).lower()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def documented(shape: type[Any]) -> dict[str, str]:
+    """Each field's docstring, read from the source: help texts and docs come from here."""
+    import ast
+    import inspect
+    import textwrap
+
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(shape))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field, note in zip(definition.body, definition.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(note, ast.Expr)
+            and isinstance(note.value, ast.Constant)
+        ):
+            texts[field.target.id] = " ".join(str(note.value.value).split())
+    return texts

@@ -1,0 +1,1 @@
+"""One answer, from a conversation to its content blocks."""

@@ -1,0 +1,200 @@
+"""The content blocks of the Messages API as the wire spells them (contract 1.3.1).
+
+Shapes only: which block may stand where is decided in `conversation.intake`. Every block of
+the contract is here, also those that the server does not act on yet, so that a client's
+mistake is told apart from our own gap.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """No coercion and no unknown keys: `max_tokens: "10"` is an error, and so is a typo."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Loose(BaseModel):
+    """For blocks that hosted models wrote and that we only pass over."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class CacheControl(Strict):
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+    scope: Any = None  # sent by Claude Code on first-party routes; without meaning here
+
+
+class CitationSwitch(Strict):
+    enabled: bool | None = None
+
+
+class Text(Strict):
+    type: Literal["text"]
+    text: str
+    citations: list[dict[str, Any]] | None = None
+    cache_control: CacheControl | None = None
+
+
+class Base64ImageSource(Strict):
+    type: Literal["base64"]
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+    data: str
+
+
+class UrlSource(Strict):
+    type: Literal["url"]
+    url: str
+
+
+class FileSource(Strict):
+    type: Literal["file"]
+    file_id: str
+
+
+class ImageTransformations(Strict):
+    oversized_image: Literal["downsize", "error"] | None = None
+
+
+class Image(Strict):
+    type: Literal["image"]
+    source: Annotated[
+        Base64ImageSource | UrlSource | FileSource, Field(discriminator="type")
+    ]
+    transformations: ImageTransformations | None = None
+    cache_control: CacheControl | None = None
+
+
+class Base64PdfSource(Strict):
+    type: Literal["base64"]
+    media_type: Literal["application/pdf"]
+    data: str
+
+
+class PlainTextSource(Strict):
+    type: Literal["text"]
+    media_type: Literal["text/plain"]
+    data: str
+
+
+class ContentSource(Strict):
+    type: Literal["content"]
+    content: str | list[Annotated[Text | Image, Field(discriminator="type")]]
+
+
+class Document(Strict):
+    type: Literal["document"]
+    source: Annotated[
+        Base64PdfSource | PlainTextSource | ContentSource | UrlSource | FileSource,
+        Field(discriminator="type"),
+    ]
+    title: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    context: Annotated[str, Field(min_length=1)] | None = None
+    citations: CitationSwitch | None = None
+    cache_control: CacheControl | None = None
+
+
+class SearchResult(Strict):
+    type: Literal["search_result"]
+    source: str
+    title: str
+    content: list[Text]
+    citations: CitationSwitch | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolUse(Strict):
+    type: Literal["tool_use"]
+    id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    input: dict[str, Any]
+    caller: dict[str, Any] | None = None
+    toolset_name: str | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolReference(Strict):
+    type: Literal["tool_reference"]
+    tool_name: str
+    cache_control: CacheControl | None = None
+
+
+class BrowserState(Loose):
+    type: Literal["browser_state"]
+
+
+ToolResultBlock = Annotated[
+    Text | Image | Document | SearchResult | ToolReference | BrowserState,
+    Field(discriminator="type"),
+]
+
+
+class ToolResult(Strict):
+    type: Literal["tool_result"]
+    tool_use_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$")]
+    content: str | list[ToolResultBlock] | None = None
+    is_error: bool | None = None
+    toolset_name: str | None = None
+    cache_control: CacheControl | None = None
+
+
+class Thinking(Strict):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
+
+
+class RedactedThinking(Strict):
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+class HostedBlock(Loose):
+    """What hosted models leave in a history: calls of server tools and their results."""
+
+    type: Literal[
+        "server_tool_use",
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "mcp_tool_use",
+        "mcp_tool_result",
+        "advisor_tool_result",
+        "compaction",
+        "fallback",
+    ]
+
+
+class ContainerUpload(Strict):
+    type: Literal["container_upload"]
+    file_id: str
+    cache_control: CacheControl | None = None
+
+
+class ToolChange(Loose):
+    """A tool that appears or goes in the middle of a conversation (system role only)."""
+
+    type: Literal["tool_addition", "tool_removal"]
+
+
+ContentBlock = Annotated[
+    Text
+    | Image
+    | Document
+    | SearchResult
+    | ToolUse
+    | ToolResult
+    | ToolReference
+    | Thinking
+    | RedactedThinking
+    | HostedBlock
+    | ContainerUpload
+    | ToolChange,
+    Field(discriminator="type"),
+]

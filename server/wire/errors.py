@@ -1,0 +1,112 @@
+"""Every error that a client can be sent, drawn as one tree.
+
+    ApiError                    status  error.type
+    ├── InvalidRequest          400     invalid_request_error
+    ├── AuthenticationFailed    401     authentication_error
+    ├── NotFound                404     not_found_error
+    ├── MethodNotAllowed        405     invalid_request_error
+    ├── RequestTooLarge         413     request_too_large
+    ├── EngineFailed            500     api_error
+    ├── NotReady                503     overloaded_error
+    └── Overloaded              529     overloaded_error
+
+A message says in one sentence what happened and, where the contract does not fix the
+words, what to do. This file knows no HTTP library; `routes` turn the errors into responses.
+"""
+
+from typing import Any, ClassVar
+
+
+class ApiError(Exception):
+    """An answer that is an error. `details` carries `error_code` where the contract names one."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "api_error"
+    # False stops the SDKs from repeating a request that can never succeed; None leaves
+    # the decision to their own rule by status.
+    retry: ClassVar[bool | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: dict[str, Any] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        self.retry_after = retry_after
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The JSON body, and equally the data of an `error` event (contract 2.7, 3.1)."""
+        error: dict[str, Any] = {"type": self.type, "message": self.message}
+        if self.details is not None:
+            error["details"] = self.details
+        return {"type": "error", "error": error, "request_id": request_id}
+
+    def headers(self) -> dict[str, str]:
+        """The headers that tell a client whether and when to try again (contract 3.3)."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        if self.retry is not None:
+            headers["x-should-retry"] = "true" if self.retry else "false"
+        return headers
+
+
+class InvalidRequest(ApiError):
+    """The request cannot be answered as it stands."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class AuthenticationFailed(ApiError):
+    """No credential, or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+    retry = False
+
+
+class NotFound(ApiError):
+    """No such route, model or object."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(ApiError):
+    """The route exists, for another method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class RequestTooLarge(ApiError):
+    """The body is over the limit, as sent or once unpacked."""
+
+    status = 413
+    type = "request_too_large"
+
+
+class EngineFailed(ApiError):
+    """The engine broke, or we did."""
+
+    status = 500
+    type = "api_error"
+
+
+class NotReady(ApiError):
+    """The server is starting or stopping."""
+
+    status = 503
+    type = "overloaded_error"
+
+
+class Overloaded(ApiError):
+    """The whole server is saturated. The message is the one that clients know."""
+
+    status = 529
+    type = "overloaded_error"

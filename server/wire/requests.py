@@ -1,0 +1,160 @@
+"""Request bodies of the Messages API, and the one sentence that says what is wrong with one.
+
+Bytes in, a validated `MessagesRequest` or `CountTokensRequest` out (contract 1.2, 1.11), or
+`InvalidRequest` with the first failing location in the contract's form, `<loc>: <message>`.
+Every documented field has its shape here; what a field means is `conversation.intake`'s affair.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BeforeValidator, Field, ValidationError
+
+from .blocks import CacheControl, ContentBlock, Loose, Strict, Text
+from .errors import InvalidRequest
+from .tools import Tool, ToolChoice
+
+
+def _as_blocks(content: Any) -> Any:
+    """A string is the same as one text block, and the empty string as no block at all."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return content
+
+
+class MessageParam(Strict):
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[list[ContentBlock], BeforeValidator(_as_blocks)]
+    # Only on system messages, and only with a beta (contract 1.3.2).
+    clear_at: Literal["next_user_message", "never"] | None = None
+    output_config: dict[str, Any] | None = None
+
+
+class ThinkingEnabled(Strict):
+    type: Literal["enabled"]
+    budget_tokens: Annotated[int, Field(ge=1024)]
+    display: Literal["summarized", "omitted", "updates"] | None = None
+
+
+class ThinkingAdaptive(Strict):
+    type: Literal["adaptive"]
+    display: Literal["summarized", "omitted", "updates"] | None = None
+
+
+class ThinkingDisabled(Strict):
+    type: Literal["disabled"]
+
+
+class ThinkingBetweenTools(Strict):
+    type: Literal["between_tools"]
+
+
+ThinkingConfig = Annotated[
+    ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled | ThinkingBetweenTools,
+    Field(discriminator="type"),
+]
+
+
+class JsonSchemaFormat(Strict):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Strict):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: JsonSchemaFormat | None = None
+    task_budget: dict[str, Any] | None = None
+
+
+class Metadata(Strict):
+    # The hosted limit is 256 characters; Claude Code puts a JSON text here.
+    user_id: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class Diagnostics(Strict):
+    previous_message_id: str | None = None
+
+
+class ContextManagement(Loose):
+    edits: list[dict[str, Any]] | None = None
+
+
+SystemPrompt = Annotated[list[Text], BeforeValidator(_as_blocks)]
+
+
+class Prompted(Strict):
+    """The fields that shape the prompt: common to Messages and count_tokens."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    messages: Annotated[list[MessageParam], Field(max_length=100_000)]
+    system: SystemPrompt | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: ThinkingConfig | None = None
+    output_config: OutputConfig | None = None
+    output_format: JsonSchemaFormat | None = None
+    cache_control: CacheControl | None = None
+    context_management: ContextManagement | None = None
+    speed: Literal["standard", "fast"] | None = None
+    mcp_servers: Annotated[list[dict[str, Any]], Field(max_length=20)] | None = None
+    thread: dict[str, Any] | None = None
+
+
+class MessagesRequest(Prompted):
+    """POST /v1/messages."""
+
+    max_tokens: Annotated[int, Field(ge=0)]
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+    inference_geo: str | None = None
+    diagnostics: Diagnostics | None = None
+    container: str | dict[str, Any] | None = None
+    # Preview fields of hosted deployments: nothing they could mean here (contract 1.9).
+    fallbacks: Any = None
+    fallback_credit_token: Any = None
+    safeguards: Any = None
+    tags: Any = None
+    billing_policy: Any = None
+    user_profile_id: Any = None
+
+
+class CountTokensRequest(Prompted):
+    """POST /v1/messages/count_tokens. Hand-written clients reuse the body of a message."""
+
+    max_tokens: int | None = None
+    stream: bool | None = None
+
+
+Body = TypeVar("Body", bound=Prompted)
+
+
+def parse(shape: type[Body], body: bytes) -> Body:
+    """The body as `shape`. Raises InvalidRequest with the contract's words.
+
+    orjson reads the JSON, because it refuses what the contract refuses: lone surrogates,
+    NaN, bytes that are not UTF-8.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise InvalidRequest("The request body is not valid JSON: an object is required")
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        raise InvalidRequest(_first_failure(error)) from None
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply") from None
+
+
+def _first_failure(error: ValidationError) -> str:
+    failure = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    location = ".".join(str(part) for part in failure["loc"])
+    return f"{location}: {failure['msg']}"
