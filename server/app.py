@@ -6,11 +6,6 @@
 import logging
 
 from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
 from senryu.server.routes import health, messages, models
@@ -23,6 +18,10 @@ from senryu.server.wire.errors import (
     MethodNotAllowed,
     NotFound,
 )
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("senryu.server")
 

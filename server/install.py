@@ -26,9 +26,7 @@ if sys.version_info < (3, 11) or sys.version_info >= (3, 14):  # before anything
         + "run the same command again with PYTHON={}.".format((_found or ["python3.12"])[0])
     )
 
-# ruff: noqa: E402
 import argparse
-import ast
 import fcntl
 import hashlib
 import importlib.util
@@ -41,11 +39,22 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from .device import Device, Kind, detect
+from .install_plan import (
+    Stamp,
+    core_files,
+    count_lines,
+    failure,
+    local_folders,
+    read_pip_config,
+    refusal,
+    todo,
+    torch_source,
+    uv_environment,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("server", "distill", "quant", "benches")
@@ -54,165 +63,13 @@ STAMP = "senryu.json"  # inside VENV
 
 # What `.venv` takes once made, with room for the downloads that are unpacked beside it.
 NEEDED_BYTES: dict[Kind, int] = {"cpu": 4 * 2**30, "gpu": 14 * 2**30}
-OLDEST_GLIBC = (2, 28)  # the wheels of torch and vLLM are built against it
-
-# pip's setting -> uv's variable for the same thing, and what separates several values there.
-PIP_TO_UV = {
-    "index-url": ("UV_DEFAULT_INDEX", " "),
-    "extra-index-url": ("UV_INDEX", " "),
-    "find-links": ("UV_FIND_LINKS", ","),
-    "cert": ("SSL_CERT_FILE", " "),
-    "proxy": ("ALL_PROXY", " "),
-    "trusted-host": ("UV_INSECURE_HOST", " "),
-}
 
 
 class SetupError(Exception):
     """One sentence for the user: what happened, and what to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
-    """What `.venv` holds, as its last line of work records it."""
-
-    done: bool
-    """False from the first change until the last: such a `.venv` is made anew."""
-    build: str
-    python: str
-    core: str
-    """Digest of everything that the engine and the project were installed from."""
-    dev: str
-    """The same for the development tools; empty without them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TorchSource:
-    """Where the CPU build of torch comes from."""
-
-    backend: str | None
-    """For uv's --torch-backend; None: from the folder that pip and uv are told to look in."""
-    reason: str
-
-
-# --- deciding: pure functions ------------------------------------------------------------------
-
-
-def read_pip_config(listing: str) -> dict[str, str]:
-    """The settings we pass on, from `pip config list`; a stronger source wins, as in pip.
-
-    Its lines are `global.find-links='/wheels'`, `install.…='…'`, `:env:.cert='…'`.
-    """
-    rank = {"global": 0, "install": 1, ":env:": 2}
-    found: dict[str, tuple[int, str]] = {}
-    for line in listing.splitlines():
-        key, equals, quoted = line.partition("=")
-        section, _, name = key.rpartition(".")
-        if not equals or name not in PIP_TO_UV or section not in rank:
-            continue
-        if name not in found or rank[section] >= found[name][0]:
-            found[name] = (rank[section], str(ast.literal_eval(quoted.strip())))
-    return {name: value for name, (_, value) in found.items()}
-
-
-def uv_environment(pip: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that tell uv what pip was told; one that is set already is left alone."""
-    told = {}
-    for name, value in pip.items():
-        variable, separator = PIP_TO_UV[name]
-        if not environment.get(variable) and value.split():
-            told[variable] = separator.join(value.split())
-    # pip takes the best version over all its indexes; uv stops at the first that has the name.
-    if told.get("UV_INDEX") and not environment.get("UV_INDEX_STRATEGY"):
-        told["UV_INDEX_STRATEGY"] = "unsafe-best-match"
-    return told
-
-
-def torch_source(
-    wheels: Iterable[str], version: str, python: str, machine: str, chosen: str | None = None
-) -> TorchSource:
-    """A find-links folder that holds a torch that fits is used; else uv asks PyTorch's CPU index.
-
-    `wheels` are file names, `version` like 2.13.0+cpu, `python` like cp311. `chosen` is the
-    user's own UV_TORCH_BACKEND, which uv reads by itself.
-    """
-    if chosen:
-        return TorchSource(backend=None, reason=f"UV_TORCH_BACKEND={chosen}")
-    start, end = f"torch-{version}-{python}-", f"_{machine}.whl"
-    for wheel in wheels:
-        if unquote(wheel).startswith(start) and wheel.endswith(end):
-            return TorchSource(backend=None, reason="from the find-links folder")
-    return TorchSource(backend="cpu", reason="from PyTorch's CPU index")
-
-
-def local_folders(find_links: str) -> list[Path]:
-    """Those of uv's find-links that are folders here, as a path or a file:// address."""
-    folders = []
-    for link in find_links.split(","):
-        address = urlsplit(link.strip())
-        if address.scheme in ("", "file") and address.path:
-            folders.append(Path(unquote(address.path)))
-    return folders
-
-
-def refusal(system: str, machine: str, glibc: str, device: Device) -> str | None:
-    """Why nothing can be installed on this machine, or None."""
-    if system != "linux":
-        return (
-            f"senryu runs on Linux and this is {system}: run it in a Linux container or virtual "
-            "machine."
-        )
-    if machine not in ("x86_64", "aarch64"):
-        return (
-            f"vLLM is built for x86-64 and aarch64 processors and this one is {machine}: "
-            "use another machine."
-        )
-    numbers = tuple(int(part) for part in glibc.split(".")[:2] if part.isdigit())
-    if numbers < OLDEST_GLIBC:
-        had = f"glibc {glibc}" if glibc else "another C library"
-        return (
-            f"torch and vLLM need glibc 2.28 or newer and this system has {had}: use a newer "
-            "Linux, such as Debian 11 or Ubuntu 22.04."
-        )
-    if device.kind == "cpu" and machine == "x86_64" and "avx2" not in device.instruction_sets:
-        return (
-            f"The CPU build of vLLM needs a processor with AVX2 and {device.name} has none: "
-            "use a machine from 2014 or later, or one with an NVIDIA GPU."
-        )
-    return None
-
-
-def todo(stamp: Stamp | None, wanted: Stamp) -> list[str]:
-    """The steps that lead from what `.venv` holds to what is wanted; none when it is there.
-
-    `wanted.dev` is empty when the development tools were not asked for; tools that are there
-    already then stay, but count as missing once the engine beneath them has changed.
-    """
-    if (
-        stamp is None
-        or not stamp.done
-        or (stamp.build, stamp.python)
-        != (
-            wanted.build,
-            wanted.python,
-        )
-    ):
-        steps = ["venv", "core"]
-    elif stamp.core != wanted.core:
-        steps = ["core"]
-    else:
-        steps = []
-    if wanted.dev and (steps or stamp is None or stamp.dev != wanted.dev):
-        steps.append("dev")
-    return steps
-
-
 # --- looking -----------------------------------------------------------------------------------
-
-
-def core_files(build: Kind) -> list[str]:
-    """What the installed engine and project depend on, relative to the root."""
-    torch = ["locks/torch-cpu.txt"] if build == "cpu" else []
-    return ["locks/uv.txt", *torch, f"locks/{build}.txt", "pyproject.toml", "server/install.py"]
 
 
 def digest(root: Path, names: Iterable[str]) -> str:
@@ -375,7 +232,7 @@ class Setup:
 
     def _uv(self, title: str, arguments: list[str]) -> None:
         """Install; if that fails, once more from uv's cache alone: the network may be away."""
-        command = [self.uv, "pip", "install", "--python", self.python, "--no-config"]
+        command = [self.uv, "pip", "install", "--python", self.python]
         try:
             self._step(title, [*command, *arguments])
         except SetupError:
@@ -395,19 +252,6 @@ class Setup:
             raise SetupError(failure(title, str(error.output))) from None
         except OSError as error:
             raise SetupError(f"{title}: {command[0]} did not start ({error.strerror}).") from None
-
-
-def failure(title: str, output: str) -> str:
-    """What a failed step tells the user: its last words, and what helps."""
-    lowered = output.lower()
-    if "no space left" in lowered or "disk quota" in lowered:
-        advice = "The disk is full: free some space"
-    elif any(word in lowered for word in ("dns error", "connect", "timed out", "resolve host")):
-        advice = "The package registry could not be reached: check the network, or pip's settings"
-    else:
-        advice = "Its last words stand above: put that right"
-    words = "\n".join("    " + line for line in output.strip().splitlines()[-12:])
-    return f"{words}\n{title}: failed. {advice}, then run the same command again."
 
 
 def link_types(root: Path) -> None:
@@ -447,7 +291,7 @@ def alone(root: Path) -> Iterator[None]:
 
 def set_up(root: Path, device: Device, dev: bool) -> None:
     """Bring `.venv` to what is wanted; silent and quick when it is there."""
-    python = platform.python_version()
+    python = "{}.{}".format(*sys.version_info)
     wanted = Stamp(
         done=True,
         build=device.kind,
@@ -467,23 +311,17 @@ def set_up(root: Path, device: Device, dev: bool) -> None:
     if stamp is None and venv.exists():
         print(f"  {VENV} is unfinished or broken and is made anew.", flush=True)
     begun = time.monotonic()
-    run_steps(Setup(root, device.kind, Terminal(count(steps, device.kind))), steps, wanted)
+    run_steps(Setup(root, device.kind, Terminal(count_lines(steps, device.kind))), steps, wanted)
     kept = stamp.dev if stamp is not None and "core" not in steps else ""
-    write_stamp(venv, Stamp(**{**asdict(wanted), "dev": wanted.dev or kept}))
+    write_stamp(venv, replace(wanted, dev=wanted.dev or kept))
     print(f"Ready in {time.monotonic() - begun:.0f} s.", flush=True)
-
-
-def count(steps: list[str], build: Kind) -> int:
-    """How many lines of progress these steps print."""
-    lines = {"venv": 1, "core": 4 if build == "cpu" else 3, "dev": 1}
-    return sum(lines[step] for step in steps)
 
 
 def run_steps(setup: Setup, steps: list[str], wanted: Stamp) -> None:
     """Do them in order, with the record saying `unfinished` all the while."""
     if "venv" in steps:
         setup.make_venv()
-    write_stamp(setup.venv, Stamp(**{**asdict(wanted), "done": False}))
+    write_stamp(setup.venv, replace(wanted, done=False))
     setup.learn_from_pip()
     if "core" in steps:
         setup.install_uv()

@@ -4,7 +4,6 @@ Order: defaults, then `senryu.toml`, then `SENRYU_*`, then flags. An unknown key
 suggests the nearest name. Other rooms load their own dataclass through `load`.
 """
 
-
 import difflib
 import tomllib
 import types

@@ -75,9 +75,7 @@ def _refuse_what_is_not_honoured(request: Prompted, model: str) -> None:
                 'reason: use "thinking.type.disabled", or leave thinking out.'
             )
         case config if config.type == "between_tools":
-            raise InvalidRequest(
-                '"thinking.type.between_tools" is not supported for this model.'
-            )
+            raise InvalidRequest('"thinking.type.between_tools" is not supported for this model.')
         case _:
             pass  # disabled; and adaptive, under which a plain model finds nothing to think about
     for location, value in _unsupported_fields(request):
@@ -149,9 +147,7 @@ def _role(index: int, param: MessageParam) -> Role:
     return param.role
 
 
-def _blocks(
-    index: int, role: Role, content: Sequence[wire.ContentBlock]
-) -> Iterator[TextBlock]:
+def _blocks(index: int, role: Role, content: Sequence[wire.ContentBlock]) -> Iterator[TextBlock]:
     for place, block in enumerate(content):
         match block:
             case wire.Text():

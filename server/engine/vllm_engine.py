@@ -142,6 +142,4 @@ def _token_event(output: Any) -> TokenEvent:
         finish = _FINISH.get(completion.finish_reason)
         if finish is None:  # abort, error: never to be mistaken for a normal end
             raise EngineError("The engine broke off this request; try it again")
-    return TokenEvent(
-        completion.token_ids, completion.text, finish, output.num_cached_tokens or 0
-    )
+    return TokenEvent(completion.token_ids, completion.text, finish, output.num_cached_tokens or 0)

@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
-
 from senryu.server.conversation.intake import read_conversation, read_sampling
 from senryu.server.engine.base import Engine, EngineError
 from senryu.server.identifiers import new_id
@@ -19,6 +17,7 @@ from senryu.server.wire.errors import ApiError, EngineFailed, InvalidRequest
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, Prompted, parse
 from senryu.server.wire.responses import message_body
 from senryu.server.wire.sse import error_frame, frame
+from starlette.responses import Response
 
 from .models import resolve_model
 from .reading import CURRENT, api_version, check_credential, read_body

@@ -3,12 +3,11 @@
 from fnmatch import fnmatchcase
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
-
 from senryu.server.engine.base import Engine, EngineCard
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import InvalidRequest, NotFound
 from senryu.server.wire.responses import model_body
+from starlette.responses import Response
 
 from .reading import check_credential
 from .replies import json_reply

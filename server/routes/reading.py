@@ -7,7 +7,6 @@ import hmac
 import zlib
 
 from fastapi import Request
-
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import AuthenticationFailed, InvalidRequest, RequestTooLarge
 

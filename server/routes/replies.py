@@ -3,9 +3,8 @@
 from typing import Any
 
 import orjson
-from starlette.responses import Response
-
 from senryu.server.wire.errors import ApiError
+from starlette.responses import Response
 
 
 def json_reply(body: dict[str, Any], *, status: int = 200) -> Response:

@@ -10,10 +10,9 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
 from senryu.server.wire.sse import PING
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 Result = TypeVar("Result")
 
@@ -43,34 +42,44 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        sent_at = loop.time()
-        pings: set[asyncio.Task[None]] = set()
-
-        def look() -> None:
-            nonlocal timer, sent_at
-            quiet = loop.time() - sent_at
-            if quiet >= self._ping_seconds:
-                ping = asyncio.ensure_future(_body(send, PING))
-                pings.add(ping)
-                ping.add_done_callback(pings.discard)
-                sent_at, quiet = loop.time(), 0.0
-            timer = loop.call_later(self._ping_seconds - quiet, look)
-
-        timer = loop.call_later(self._ping_seconds, look)
+        pings = _Pings(send, loop, self._ping_seconds)
         try:
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
-                    sent_at = loop.time()
+                    pings.quiet_since = loop.time()
         finally:
-            timer.cancel()
-            for ping in pings:
-                ping.cancel()
+            pings.stop()
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _body(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+class _Pings:
+    """Sends a ping whenever the stream has been quiet for long."""
+
+    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._send = send
+        self._loop = loop
+        self._seconds = seconds
+        self._sending: asyncio.Task[None] | None = None
+        self.quiet_since = loop.time()
+        self._timer = loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        quiet = self._loop.time() - self.quiet_since
+        if quiet >= self._seconds:
+            message = {"type": "http.response.body", "body": PING, "more_body": True}
+            self._sending = self._loop.create_task(_sent(self._send, message))
+            self.quiet_since, quiet = self._loop.time(), 0.0
+        self._timer = self._loop.call_later(self._seconds - quiet, self._look)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+
+
+async def _sent(send: Send, message: Message) -> None:
+    await send(message)
 
 
 async def unless_gone(work: Coroutine[Any, Any, Result], receive: Receive) -> Result | None:

@@ -61,9 +61,7 @@ class ImageTransformations(Strict):
 
 class Image(Strict):
     type: Literal["image"]
-    source: Annotated[
-        Base64ImageSource | UrlSource | FileSource, Field(discriminator="type")
-    ]
+    source: Annotated[Base64ImageSource | UrlSource | FileSource, Field(discriminator="type")]
     transformations: ImageTransformations | None = None
     cache_control: CacheControl | None = None
 

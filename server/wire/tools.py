@@ -135,6 +135,4 @@ class NoChoice(Strict):
     type: Literal["none"]
 
 
-ToolChoice = Annotated[
-    AutoChoice | AnyChoice | OneChoice | NoChoice, Field(discriminator="type")
-]
+ToolChoice = Annotated[AutoChoice | AnyChoice | OneChoice | NoChoice, Field(discriminator="type")]
