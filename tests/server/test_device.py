@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from senryu.server.device import (
     MIB,
     Gpu,
@@ -64,7 +63,7 @@ def test_the_override_is_read(said: str | None, meant: str | None) -> None:
 
 
 def test_a_device_that_does_not_exist_is_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="SENRYU_DEVICE is 'tpu'.*set it to cpu or gpu"):
+    with pytest.raises(ValueError, match=r"SENRYU_DEVICE is 'tpu'.*set it to cpu or gpu"):
         read_override({"SENRYU_DEVICE": "tpu"})
 
 

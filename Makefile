@@ -1,0 +1,49 @@
+# Every command of the project; `make help` lists them. Needs CPython 3.11-3.13 and make, no more.
+#   PYTHON=python3.12   the Python to build .venv with
+#   PORT=9000 MODEL=... for `make serve`
+
+PYTHON ?= python3
+PORT   ?=
+MODEL  ?=
+BIN    := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev serve test check wheel lock bench doctor clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with the engine that fits this machine (every other target does it first)
+	@$(PYTHON) -m server.install
+
+setup-dev: ## The same, with the tools for tests and checks
+	@$(PYTHON) -m server.install --dev
+
+serve: setup ## Serve the embedded model on 127.0.0.1:8765; PORT= and MODEL= override
+	@exec $(BIN)/senryu serve $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model "$(MODEL)")
+
+doctor: setup ## Check device, versions, model and a real generation
+	@exec $(BIN)/senryu doctor
+
+test: setup-dev ## Run the whole test suite; ARGS="-k device" narrows it
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev ## Formatting, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+wheel: setup-dev ## Build the wheel and the source distribution into dist/
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation --quiet
+	@ls dist
+
+bench: setup ## Measure what the front end costs per streamed token
+	@exec $(BIN)/python -m senryu.benches.micro $(ARGS)
+
+lock: setup ## Resolve locks/*.txt anew; the network and half a minute
+	@UV=$(BIN)/uv sh locks/make
+
+clean: ## Remove .venv and everything that was built
+	@rm -rf .venv .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find server distill quant benches tests -name __pycache__ -prune -exec rm -rf {} +
