@@ -191,7 +191,7 @@ def _known(name: str, names: list[str], where: str) -> None:
 
 def _converted(name: str, value: Any, hint: Any, origin: str) -> Any:
     """`value` as the field's type: TOML and flags bring types, the environment brings text."""
-    wanted = [kind for kind in _alternatives(hint) if kind is not type(None)][0]
+    wanted = next(kind for kind in _alternatives(hint) if kind is not type(None))
     try:
         if get_origin(wanted) is tuple:
             items = value.split(",") if isinstance(value, str) else value

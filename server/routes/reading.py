@@ -25,7 +25,8 @@ def check_credential(request: Request, settings: ServerSettings) -> None:
         raise AuthenticationFailed("x-api-key header is required")
     expected = settings.api_key.encode()
     # Every key is compared, and in constant time: how long it takes tells nothing.
-    if not any([hmac.compare_digest(key, expected) for key in keys]):
+    matches = [hmac.compare_digest(key, expected) for key in keys]
+    if not any(matches):
         raise AuthenticationFailed("invalid x-api-key")
 
 

@@ -6,9 +6,7 @@
     ├── NotFound                404     not_found_error
     ├── MethodNotAllowed        405     invalid_request_error
     ├── RequestTooLarge         413     request_too_large
-    ├── EngineFailed            500     api_error
-    ├── NotReady                503     overloaded_error
-    └── Overloaded              529     overloaded_error
+    └── EngineFailed            500     api_error
 
 A message says in one sentence what happened and, where the contract does not fix the
 words, what to do. This file knows no HTTP library; `routes` turn the errors into responses.
@@ -96,17 +94,3 @@ class EngineFailed(ApiError):
 
     status = 500
     type = "api_error"
-
-
-class NotReady(ApiError):
-    """The server is starting or stopping."""
-
-    status = 503
-    type = "overloaded_error"
-
-
-class Overloaded(ApiError):
-    """The whole server is saturated. The message is the one that clients know."""
-
-    status = 529
-    type = "overloaded_error"

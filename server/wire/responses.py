@@ -1,4 +1,4 @@
-"""Response bodies of the Messages API: plain dictionaries, keys in the hosted order (contract 1.10).
+"""Response bodies of the Messages API: plain dictionaries, keys in the hosted order (1.10).
 
 In: an `Answer`, or the facts of a model. Out: what the JSON encoder takes. No HTTP here.
 """

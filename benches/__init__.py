@@ -1,0 +1,1 @@
+"""The benches room: measures, over HTTP, like a client. Numbers carry machine and versions."""

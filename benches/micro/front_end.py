@@ -1,0 +1,173 @@
+"""What the front end costs: CPU microseconds a streamed token, and requests a second.
+
+`python -m senryu.benches.micro` starts `senryu serve --engine scripted` pinned to one core and
+drives it from this process on another. The scripted engine speaks as fast as it is asked, one
+token a frame, so the CPU time of the server process, divided by the tokens, is the price of all
+that lies between TokenEvent and socket (the scripted engine's own step included).
+
+CPU time is taken from /proc (user and system), so other work on the machine does not count; what
+it does change is the speed of a cycle: compare figures of one run only.
+"""
+
+import asyncio
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+TICK = os.sysconf("SC_CLK_TCK")
+STOP = b"event: message_stop"
+DELTA = b"event: content_block_delta"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running server."""
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the process so far, user and system."""
+        with open(f"/proc/{self.pid}/stat") as file:
+            after_name = file.read().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / TICK
+
+    def memory_mib(self) -> float:
+        """Resident memory, in MiB."""
+        with open(f"/proc/{self.pid}/status") as file:
+            (line,) = [line for line in file if line.startswith("VmRSS:")]
+        return int(line.split()[1]) / 1024
+
+
+@asynccontextmanager
+async def scripted_server(tokens: int) -> AsyncIterator[Server]:
+    """Our server with the scripted engine saying `tokens` tokens, on the first of our cores."""
+    core = min(os.sched_getaffinity(0))
+    command = [
+        sys.executable,
+        "-m",
+        "senryu.server",
+        "serve",
+        "--engine",
+        "scripted",
+        "--port",
+        "0",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"SENRYU_SCRIPTED_TOKENS": str(tokens)},
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    assert process.stdout
+    try:
+        port = None
+        while port is None:
+            line = (await process.stdout.readline()).decode()
+            if not line:
+                raise SystemExit("bench: the server did not start; the lines above say why")
+            if found := re.search(r" on http://[\d.]+:(\d+)", line):
+                port = int(found[1])
+        yield Server(port=port, pid=process.pid)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def request(*, max_tokens: int, stream: bool) -> bytes:
+    """The bytes of one HTTP request; raw, so that the client costs next to nothing."""
+    body = (
+        b'{"model":"claude-haiku","max_tokens":%d,"stream":%b,'
+        b'"messages":[{"role":"user","content":"Count."}]}'
+        % (max_tokens, b"true" if stream else b"false")
+    )
+    head = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+async def stream(port: int, tokens: int) -> int:
+    """Reads one stream to its end; how many token frames came."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    writer.write(request(max_tokens=tokens, stream=True))
+    frames, tail = 0, b""
+    while STOP not in tail:
+        piece = await reader.read(2**18)
+        if not piece:
+            raise SystemExit("bench: a stream broke off")
+        text = tail + piece
+        # A frame's first line may be cut by the read: the tail keeps what is not yet whole.
+        frames += text.count(DELTA) - tail.count(DELTA)
+        tail = text[-256:]
+    writer.close()
+    return frames
+
+
+async def token_cost(server: Server, *, streams: int, tokens: int) -> tuple[float, float]:
+    """CPU microseconds a token with `streams` open at once, and tokens a second."""
+    cpu, clock = server.cpu_seconds(), time.monotonic()
+    frames = sum(await asyncio.gather(*(stream(server.port, tokens) for _ in range(streams))))
+    spent, took = server.cpu_seconds() - cpu, time.monotonic() - clock
+    if frames != streams * tokens:
+        raise SystemExit(f"bench: {frames} token frames came of {streams * tokens}")
+    return spent / frames * 1e6, frames / took
+
+
+async def request_rate(server: Server, *, clients: int, each: int) -> tuple[float, float]:
+    """Answers of one token: requests a second, and CPU microseconds a request."""
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(each):
+            writer.write(request(max_tokens=1, stream=False))
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = re.search(rb"content-length: (\d+)", head)
+            assert found
+            await reader.readexactly(int(found[1]))
+        writer.close()
+
+    cpu, clock = server.cpu_seconds(), time.monotonic()
+    await asyncio.gather(*(ask() for _ in range(clients)))
+    took = time.monotonic() - clock
+    count = clients * each
+    return count / took, (server.cpu_seconds() - cpu) / count * 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontEndCost:
+    """The figures of one run; medians, with all repeats beside them."""
+
+    us_per_token: float
+    us_per_token_repeats: list[float]
+    tokens_per_second: float
+    requests_per_second: float
+    us_per_request: float
+    memory_before_mib: float
+    memory_after_mib: float
+    tokens: int
+
+
+async def measure(*, streams: int = 64, tokens: int = 1600, repeats: int = 5) -> FrontEndCost:
+    """Warm up, then `repeats` rounds of `streams` streams of `tokens` tokens."""
+    async with scripted_server(tokens) as server:
+        await token_cost(server, streams=8, tokens=tokens)
+        before = server.memory_mib()
+        rounds = [await token_cost(server, streams=streams, tokens=tokens) for _ in range(repeats)]
+        after = server.memory_mib()
+        rate, per_request = await request_rate(server, clients=16, each=200)
+    costs = [cost for cost, _ in rounds]
+    return FrontEndCost(
+        us_per_token=statistics.median(costs),
+        us_per_token_repeats=costs,
+        tokens_per_second=statistics.median(speed for _, speed in rounds),
+        requests_per_second=rate,
+        us_per_request=per_request,
+        memory_before_mib=before,
+        memory_after_mib=after,
+        tokens=streams * tokens * repeats,
+    )
