@@ -107,8 +107,9 @@ def write_stamp(venv: Path, stamp: Stamp) -> None:
 class Terminal:
     """Short progress: one line a step, with its time; on a terminal the line is alive."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, lock: int) -> None:
         self.steps, self.step, self.live = steps, 0, sys.stdout.isatty()
+        self.lock = lock  # inherited by each command: see `alone`
 
     def run(self, title: str, command: list[str], environment: Mapping[str, str]) -> None:
         """Run one command under the next number. Raises CalledProcessError with its output."""
@@ -123,6 +124,7 @@ class Terminal:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            pass_fds=(self.lock,),
         )
         assert child.stdout is not None
         reader = threading.Thread(target=output.extend, args=(child.stdout,), daemon=True)
@@ -151,6 +153,11 @@ class Terminal:
     def again(self) -> None:
         """The next command repeats the step that failed."""
         self.step -= 1
+
+    def skip(self, title: str) -> None:
+        """A step that needs no command."""
+        self.step += 1
+        print(f"  [{self.step}/{self.steps}] {title}", flush=True)
 
     def _redraw(self, head: str, seconds: int, output: list[str]) -> None:
         doing = output[-1].strip() if output else ""
@@ -181,14 +188,41 @@ class Setup:
                     f"(on Debian or Ubuntu: apt install python{version}-venv), then run this again."
                 )
         make = [sys.executable, "-m", "venv", "--clear", str(self.venv)]
+        kept = self._uv_program()
         self._step(f"a fresh {VENV}", make)
+        if kept:
+            Path(self.uv).write_bytes(kept)
+            Path(self.uv).chmod(0o755)
+
+    def _uv_program(self) -> bytes:
+        """uv itself out of an earlier `.venv`, so that making one anew needs no network."""
+        lock = (self.root / "locks" / "uv.txt").read_text(encoding="utf-8")
+        try:
+            said = subprocess.run(
+                [self.uv, "--version"], capture_output=True, text=True, check=True, timeout=60
+            )
+            pinned = f"\nuv=={said.stdout.split()[1]} " in lock
+            return Path(self.uv).read_bytes() if pinned else b""
+        except (OSError, IndexError, subprocess.SubprocessError):
+            return b""
 
     def install_uv(self) -> None:
         """The pinned uv, by pip: from then on uv installs everything."""
+        if self._uv_program():
+            self.terminal.skip("uv, the installer: kept")
+            return
         lock = str(self.root / "locks" / "uv.txt")
         command = [self.python, "-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]
         command += ["--disable-pip-version-check", "--require-hashes", "-r", lock]
-        self._step("uv, the installer", command)
+        try:
+            self._step("uv, the installer", command)
+        except SetupError:
+            elsewhere = shutil.which("uv", path=self.environment.get("PATH"))
+            if elsewhere is None:
+                raise
+            self.terminal.again()
+            self.uv = elsewhere
+            self.terminal.skip(f"uv, the installer: {elsewhere} instead, pip could not get it")
 
     def learn_from_pip(self) -> None:
         """uv does not read pip's configuration: tell it where pip was told to look."""
@@ -275,8 +309,12 @@ def check_disk(root: Path, build: Kind) -> None:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """One set-up at a time in one clone; the lock goes with the process, however that ends."""
+def alone(root: Path) -> Iterator[int]:
+    """One set-up at a time in one clone; the lock goes with the process, however that ends.
+
+    The commands that it starts inherit the lock: if it is killed and one of them lives on, the
+    next set-up waits until that one has stopped writing too.
+    """
     folder = os.open(root, os.O_RDONLY)
     try:
         try:
@@ -284,12 +322,12 @@ def alone(root: Path) -> Iterator[None]:
         except BlockingIOError:
             print("Another set-up is at work in this clone: waiting for it.", flush=True)
             fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
+        yield folder
     finally:
         os.close(folder)
 
 
-def set_up(root: Path, device: Device, dev: bool) -> None:
+def set_up(root: Path, device: Device, dev: bool, lock: int) -> None:
     """Bring `.venv` to what is wanted; silent and quick when it is there."""
     python = "{}.{}".format(*sys.version_info)
     wanted = Stamp(
@@ -311,7 +349,9 @@ def set_up(root: Path, device: Device, dev: bool) -> None:
     if stamp is None and venv.exists():
         print(f"  {VENV} is unfinished or broken and is made anew.", flush=True)
     begun = time.monotonic()
-    run_steps(Setup(root, device.kind, Terminal(count_lines(steps, device.kind))), steps, wanted)
+    run_steps(
+        Setup(root, device.kind, Terminal(count_lines(steps, device.kind), lock)), steps, wanted
+    )
     kept = stamp.dev if stamp is not None and "core" not in steps else ""
     write_stamp(venv, replace(wanted, dev=wanted.dev or kept))
     print(f"Ready in {time.monotonic() - begun:.0f} s.", flush=True)
@@ -345,8 +385,8 @@ def main(arguments: list[str] | None = None) -> int:
             why_not = f"senryu needs CPython and this is {platform.python_implementation()}."
         if why_not is not None:
             raise SetupError(why_not)
-        with alone(ROOT):
-            set_up(ROOT, device, options.dev)
+        with alone(ROOT) as lock:
+            set_up(ROOT, device, options.dev, lock)
     except (SetupError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

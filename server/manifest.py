@@ -21,6 +21,15 @@ FORMAT = 1
 """Raised when a reader of the old shape would misread the new one."""
 
 
+class DamagedModelError(ValueError):
+    """A model folder is not what its manifest says; one sentence, with what to do."""
+
+    def __init__(self, folder: Path, finding: str) -> None:
+        self.finding = finding
+        """What is wrong, without the advice."""
+        super().__init__(f"{finding}: delete the folder {folder} and prepare the model again.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """One file as it was when the model was finished."""
@@ -66,7 +75,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """The folder's own manifest; None when it has none, ValueError when it is damaged."""
+        """The folder's own manifest; None without one, `DamagedModelError` if it is no manifest."""
         file = folder / MANIFEST_NAME
         try:
             text = file.read_text(encoding="utf-8")
@@ -76,7 +85,9 @@ class Manifest:
             raise _damaged(file, str(problem)) from problem
         try:
             return cls._from_json(json.loads(text))
-        except (TypeError, ValueError, KeyError) as problem:
+        except KeyError as missing:
+            raise _damaged(file, f"it lacks {missing}") from missing
+        except (TypeError, ValueError) as problem:
             raise _damaged(file, str(problem)) from problem
 
     def write(self, folder: Path) -> None:
@@ -87,17 +98,14 @@ class Manifest:
         os.replace(partial, folder / MANIFEST_NAME)
 
     def verify(self, folder: Path, *, hashes: bool = True) -> None:
-        """Raise ValueError with one sentence that names the first damaged file.
+        """Raise `DamagedModelError`, a ValueError that names the first damaged file.
 
         Without `hashes` only presence and size are compared, which takes no time.
         """
         for name, record in sorted(self.files.items()):
             problem = _difference(folder / name, record, hashes=hashes)
             if problem:
-                raise ValueError(
-                    f"{folder / name} {problem}: delete the folder {folder} and "
-                    f"prepare the model again."
-                )
+                raise DamagedModelError(folder, f"{folder / name} {problem}")
 
     @classmethod
     def _from_json(cls, data: Any) -> Manifest:
@@ -156,10 +164,8 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "senryu"
 
 
-def _damaged(file: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{file} is damaged ({why}): delete the folder {file.parent} and prepare the model again."
-    )
+def _damaged(file: Path, why: str) -> DamagedModelError:
+    return DamagedModelError(file.parent, f"{file} is damaged ({why})")
 
 
 def _difference(file: Path, record: FileRecord, *, hashes: bool) -> str | None:
