@@ -18,12 +18,23 @@ told what pip knows: docs/decisions/0002-locks-without-hosts.md.
 import sys
 
 if sys.version_info < (3, 11) or sys.version_info >= (3, 14):  # before anything newer is touched
-    import shutil
+    import subprocess
 
-    _found = [name for name in ("python3.13", "python3.12", "python3.11") if shutil.which(name)]
+    def _starts(name: str) -> bool:
+        """Whether it is there and not only a stand-in that starts nothing."""
+        try:
+            return subprocess.call([name, "-c", ""], stderr=subprocess.DEVNULL) == 0
+        except OSError:
+            return False
+
+    _found = [name for name in ("python3.11", "python3.12", "python3.13") if _starts(name)]
     sys.exit(
-        "senryu needs CPython 3.11, 3.12 or 3.13, and this is {}.{}: ".format(*sys.version_info)
-        + "run the same command again with PYTHON={}.".format((_found or ["python3.12"])[0])
+        "senryu needs CPython 3.11, 3.12 or 3.13, and this is {}.{}: {}".format(
+            *sys.version_info[:2],
+            f"run the same command again with PYTHON={_found[0]}."
+            if _found
+            else "install one of them and name it, as in PYTHON=python3.12.",
+        )
     )
 
 import argparse

@@ -185,7 +185,7 @@ def failure(title: str, output: str) -> str:
     if "no space left" in lowered or "disk quota" in lowered:
         advice = "The disk is full: free some space"
     elif any(word in lowered for word in ("dns error", "connect", "timed out", "resolve host")):
-        advice = "The package registry could not be reached: check the network, or pip's settings"
+        advice = "An index of packages could not be reached: check the network, or pip's settings"
     else:
         advice = "Its last words stand above: put that right"
     words = "\n".join("    " + line for line in output.strip().splitlines()[-12:])
