@@ -11,9 +11,7 @@ import ipaddress
 import os
 import socket
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .engine.base import Engine, EngineError
@@ -128,8 +126,7 @@ def _listen(settings: ServerSettings) -> socket.socket:
 async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
     from .engine import open_engine
 
-    with _clock("opening the engine"):
-        engine = await open_engine(settings)
+    engine = await open_engine(settings)
     try:
         await _answer_requests(settings, listener, engine)
     finally:
@@ -193,24 +190,3 @@ def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
             "Ctrl-C stops it.",
         ]
     )
-
-
-@contextlib.contextmanager
-def _clock(what: str) -> Iterator[None]:
-    """Shows on a terminal that something long is going on, and how long it has."""
-    begun = time.monotonic()
-    done = threading.Event()
-
-    def tick() -> None:
-        while not done.wait(0.5):
-            print(f"\r{what} … {time.monotonic() - begun:.0f} s ", end="", file=sys.stderr)
-
-    shown = sys.stderr.isatty()
-    if shown:
-        threading.Thread(target=tick, daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ import asyncio
 import os
 
 from senryu.server.device import detect
+from senryu.server.manifest import cache_folder
 from senryu.server.settings import ServerSettings
 
 from .base import Engine, EngineError
@@ -35,4 +36,5 @@ async def open_engine(settings: ServerSettings) -> Engine:
     folder = await asyncio.to_thread(find_model, settings.model)
     facts = read_facts(folder, served_name=settings.served_name, asked=settings.model)
     arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}")
-    return await open_vllm(arguments, verbose=settings.verbose)
+    log_file = None if settings.verbose else cache_folder() / "engine.log"
+    return await open_vllm(arguments, log_file=log_file)

@@ -32,12 +32,20 @@ class ByteTokenizer:
 
 
 class ScriptedEngine:
-    """Recites `script`. With `tokens`, it goes round until it has said that many."""
+    """Recites `script`, a text or its tokens. With `tokens`, it goes round until it has said
+    that many."""
 
     def __init__(
-        self, script: str = POEM, *, tokens: int = 0, window: int = 200_000, model: str = "scripted"
+        self,
+        script: str | Sequence[str] = POEM,
+        *,
+        tokens: int = 0,
+        window: int = 200_000,
+        model: str = "scripted",
     ) -> None:
-        self._pieces: Sequence[str] = re.findall(r"\s*\S+\s*", script) or [script]
+        if isinstance(script, str):
+            script = re.findall(r"\s*\S+\s*", script) or [script]
+        self._pieces = list(script)
         self._tokens = tokens or len(self._pieces)
         self.tokenizer = ByteTokenizer()
         self.card = EngineCard(

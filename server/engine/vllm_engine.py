@@ -8,16 +8,19 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from senryu.server.conversation.messages import Sampling
+from senryu.server.terminal import waiting
 from senryu.server.turn.prompt import ChatTokenizer, Prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
 from . import lifeline
 from .base import EngineCard, EngineError, FinishReason, TokenEvent
+from .quiet import printing_to
 from .vllm_arguments import TESTED, VllmArguments
 
 log = logging.getLogger("senryu.server")
@@ -50,27 +53,27 @@ def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
 
 
-async def open_vllm(arguments: VllmArguments, *, verbose: bool) -> "VllmEngine":
+async def open_vllm(arguments: VllmArguments, *, log_file: Path | None) -> "VllmEngine":
     """Start vLLM and wait until it can answer. Raises EngineError with its last words.
+
+    `log_file` takes what vLLM prints, now and later; None leaves it on the terminal.
 
     Takes 40 to 120 seconds on a CPU, nearly all of it imports in three processes.
     """
     os.environ.update(arguments.environment)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no outbound requests unless asked
     lifeline.announce()
-
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    tokenizer = open_tokenizer(arguments.engine["model"])
     try:
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments.engine))
+        with waiting("opening the engine"), printing_to(log_file) if log_file else nullcontext():
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            tokenizer = open_tokenizer(arguments.engine["model"])
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments.engine))
     except Exception as error:
-        log.debug("vLLM did not start", exc_info=error)
         raise EngineError(
-            f"vLLM could not open the model: {_last_words(error)} "
-            "(--verbose shows the engine's own log)"
+            f"vLLM could not open the model: {_last_words(error)}"
+            + (f" (its own log is {log_file})" if log_file else "")
         ) from error
     card = EngineCard(
         model=arguments.engine["served_model_name"],
@@ -82,6 +85,7 @@ async def open_vllm(arguments: VllmArguments, *, verbose: bool) -> "VllmEngine":
 
 
 def _last_words(error: Exception) -> str:
+    """The end of what vLLM says: its messages put the cause last."""
     return " ".join(str(error).split())[-400:] or type(error).__name__
 
 
