@@ -127,7 +127,7 @@ class Terminal:
         self.step += 1
         head, begun = f"  [{self.step}/{self.steps}] {title}", time.monotonic()
         output: list[str] = []
-        child = subprocess.Popen(
+        with subprocess.Popen(
             command,
             cwd=ROOT,
             env=dict(environment),
@@ -136,30 +136,35 @@ class Terminal:
             text=True,
             errors="replace",
             pass_fds=(self.lock,),
-        )
-        assert child.stdout is not None
-        reader = threading.Thread(target=output.extend, args=(child.stdout,), daemon=True)
-        reader.start()
-        told = begun
-        try:
-            while child.poll() is None:
-                time.sleep(0.05)
-                now = time.monotonic()
-                if self.live:
-                    self._redraw(head, int(now - begun), output)
-                elif now - told > 60:  # a log gets a sign of life a minute
-                    told = now
-                    print(f"{head} ... {int(now - begun)} s so far", flush=True)
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
-        reader.join()
+        ) as child:
+            assert child.stdout is not None
+            reader = threading.Thread(target=output.extend, args=(child.stdout,), daemon=True)
+            reader.start()
+            try:
+                self._watch(child, head, begun, output)
+            except BaseException:
+                child.terminate()
+                raise
+            finally:
+                reader.join()
         if self.live:
             print("\r\x1b[K", end="")
         if child.returncode != 0:
             raise subprocess.CalledProcessError(child.returncode, command, "".join(output))
         print(f"{head} ({time.monotonic() - begun:.0f} s)", flush=True)
+
+    def _watch(
+        self, child: subprocess.Popen[str], head: str, begun: float, output: list[str]
+    ) -> None:
+        told = begun
+        while child.poll() is None:
+            time.sleep(0.05)
+            now = time.monotonic()
+            if self.live:
+                self._redraw(head, int(now - begun), output)
+            elif now - told > 60:  # a log gets a sign of life a minute
+                told = now
+                print(f"{head} ... {int(now - begun)} s so far", flush=True)
 
     def again(self) -> None:
         """The next command repeats the step that failed."""
