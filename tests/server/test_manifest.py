@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from senryu.server.manifest import (
     MANIFEST_NAME,
     FileRecord,
@@ -78,7 +77,7 @@ def test_writing_leaves_no_partial_file_behind(model: Path) -> None:
 )
 def test_a_damaged_manifest_is_one_sentence_that_names_it(model: Path, text: str) -> None:
     (model / MANIFEST_NAME).write_text(text)
-    with pytest.raises(ValueError, match="is damaged .*: delete the folder") as raised:
+    with pytest.raises(ValueError, match=r"is damaged .*: delete the folder") as raised:
         Manifest.read(model)
     assert str(model / MANIFEST_NAME) in str(raised.value)
     assert "\n" not in str(raised.value)
