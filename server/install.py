@@ -120,6 +120,7 @@ class Terminal:
 
     def __init__(self, steps: int, lock: int) -> None:
         self.steps, self.step, self.live = steps, 0, sys.stdout.isatty()
+        self.shown = ""
         self.lock = lock  # inherited by each command: see `alone`
 
     def run(self, title: str, command: list[str], environment: Mapping[str, str]) -> None:
@@ -177,8 +178,10 @@ class Terminal:
 
     def _redraw(self, head: str, seconds: int, output: list[str]) -> None:
         doing = output[-1].strip() if output else ""
-        line = f"{head} ... {seconds} s  {doing}"
-        print(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+        line = f"{head} ... {seconds} s  {doing}"[: shutil.get_terminal_size().columns - 1]
+        if line != self.shown:
+            self.shown = line
+            print(f"\r\x1b[K{line}", end="", flush=True)
 
 
 class Setup:
@@ -271,9 +274,11 @@ class Setup:
     def install_lock(self, name: str, what: str) -> None:
         """Exactly the lock: it holds everything, so nothing is resolved and nothing is added."""
         lock = f"locks/{name}.txt"
-        count = (self.root / lock).read_text(encoding="utf-8").count("==")
+        lines = (self.root / lock).read_text(encoding="utf-8").splitlines()
+        names = {line.partition("==")[0] for line in lines if line[:1].isalpha()}
         self._uv(
-            f"{what}: {count} packages of {lock}", ["--no-deps", "--require-hashes", "-r", lock]
+            f"{what}: {len(names)} packages of {lock}",
+            ["--no-deps", "--require-hashes", "-r", lock],
         )
 
     def install_project(self) -> None:
