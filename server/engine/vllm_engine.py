@@ -70,6 +70,8 @@ async def open_vllm(arguments: VllmArguments, *, log_file: Path | None) -> "Vllm
 
             tokenizer = open_tokenizer(arguments.engine["model"])
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments.engine))
+            if log_file:
+                _keep_logging_to(log_file)
     except Exception as error:
         raise EngineError(
             f"vLLM could not open the model: {_last_words(error)}"
@@ -82,6 +84,13 @@ async def open_vllm(arguments: VllmArguments, *, log_file: Path | None) -> "Vllm
         choices=arguments.choices,
     )
     return VllmEngine(llm, tokenizer, card)
+
+
+def _keep_logging_to(log_file: Path) -> None:
+    """vLLM's logger in this process writes to the terminal it found; from now on to the file."""
+    for handler in logging.getLogger("vllm").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(log_file.open("a"))
 
 
 def _last_words(error: Exception) -> str:
