@@ -56,8 +56,8 @@ class Speed:
     rounds: dict[str, list[float]]
 
 
-async def measure(name: str, environment: dict[str, str]) -> Speed:
-    """Start, warm up, three rounds, stop."""
+def measure(name: str, environment: dict[str, str]) -> Speed:
+    """Start, three rounds, stop."""
     begun = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "senryu.server", "serve", "--port", "0"],
@@ -68,13 +68,7 @@ async def measure(name: str, environment: dict[str, str]) -> Speed:
     try:
         url = _url(process)
         ready = time.monotonic() - begun
-        rounds: dict[str, list[float]] = {"alone": [], "eight": [], "ttft": []}
-        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-            await _together(client, 2, 8)
-            for number in range(3):
-                rounds["alone"].append(await _together(client, 1, 64))
-                rounds["eight"].append(await _together(client, 8, 48))
-                rounds["ttft"].append(await _first_token(client, number))
+        rounds = asyncio.run(_rounds(url))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -87,6 +81,18 @@ async def measure(name: str, environment: dict[str, str]) -> Speed:
         ttft_500_s=medians["ttft"],
         rounds=rounds,
     )
+
+
+async def _rounds(url: str) -> dict[str, list[float]]:
+    """Three rounds of the three figures, after a warm-up."""
+    rounds: dict[str, list[float]] = {"alone": [], "eight": [], "ttft": []}
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        await _together(client, 2, 8)
+        for number in range(3):
+            rounds["alone"].append(await _together(client, 1, 64))
+            rounds["eight"].append(await _together(client, 8, 48))
+            rounds["ttft"].append(await _first_token(client, number))
+    return rounds
 
 
 def _url(process: subprocess.Popen[str]) -> str:
@@ -149,7 +155,7 @@ def main() -> None:
             for key, value in CONFIGURATIONS[name].items()
         }
         try:
-            speed = asyncio.run(measure(name, environment))
+            speed = measure(name, environment)
         except (RuntimeError, httpx.HTTPError) as error:
             print(f"{name:<34} did not run: {error}", flush=True)
             continue
