@@ -175,8 +175,8 @@ def _user_sentences(models: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise PreparationError(
-            f"The model cannot be written to {models} ({reason}): free {SPACE_NEEDED >> 20} MB "
-            f"there, or set SENRYU_CACHE to a folder that you may write to."
+            f"The model cannot be written to {models} ({reason}): it needs {SPACE_NEEDED >> 20} "
+            f"MB and your permission to write there, or set SENRYU_CACHE to another folder."
         ) from problem
 
 

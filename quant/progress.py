@@ -63,7 +63,13 @@ class Bar:
         from tqdm import tqdm
 
         # In a log a redrawn bar is hundreds of lines; there the stages alone are printed.
-        self._bar = tqdm(total=units, disable=not self._terminal, leave=False)
+        # Units differ in weight, so a rate would say nothing.
+        self._bar = tqdm(
+            total=units,
+            disable=not self._terminal,
+            leave=False,
+            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}",
+        )
 
     def stage(self, name: str) -> None:
         self._name = name

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+
 from senryu.distill.cli import main as distill
 from senryu.quant.cli import main as quant
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from senryu.quant import gguf_model
 from senryu.quant.embedded import RECIPES, SCHEMES, PreparationError, Recipe, prepare
 from senryu.server.manifest import Manifest, record_files
@@ -108,7 +109,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
 ) -> None:
     almost_full = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: almost_full)
-    with pytest.raises(PreparationError, match=r"no space left on device\): free 400 MB there"):
+    with pytest.raises(PreparationError, match=r"no space left on device\): it needs 400 MB"):
         prepare(tmp_path)
     assert not list((tmp_path / "models").glob("*smollm2*partial"))
 
@@ -129,6 +130,8 @@ def test_another_file_than_the_known_one_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+# compressed-tensors imports torch.compile's back end, which uses an old part of torch itself.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_the_real_model_survives_a_kill_and_answers_paris(tmp_path: Path) -> None:
     """Kill -9 while it quantizes, then the same command: a whole model that knows its capitals."""
     killed = command(tmp_path)
@@ -160,22 +163,19 @@ def test_the_real_model_survives_a_kill_and_answers_paris(tmp_path: Path) -> Non
     assert manifest.parameters == gguf_model.PARAMETERS
     assert manifest.licence == "Apache-2.0"
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in manifest.source
-    # In a process of its own, as torch's warnings are not what is tested here.
-    answer = subprocess.run(
-        [sys.executable, "-c", ASK, str(folder)], capture_output=True, text=True, check=True
+    assert greedy_answer(folder).startswith("The capital of France is Paris")
+
+
+def greedy_answer(folder: Path) -> str:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     )
-    assert answer.stdout.splitlines()[-1].startswith("The capital of France is Paris")
-
-
-ASK = """
-import sys
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-asked = tokenizer.apply_chat_template(
-    [{"role": "user", "content": "What is the capital of France?"}],
-    add_generation_prompt=True, return_tensors="pt", return_dict=True,
-)
-said = model.generate(**asked, max_new_tokens=12, do_sample=False)
-print(tokenizer.decode(said[0, asked.input_ids.shape[1]:], skip_special_tokens=True))
-"""
+    said = model.generate(**asked, max_new_tokens=10, do_sample=False)
+    return str(tokenizer.decode(said[0, asked.input_ids.shape[1] :], skip_special_tokens=True))

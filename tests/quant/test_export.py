@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from senryu.quant import export, rtn
 
 from .conftest import tiny_llama, tiny_tokenizer

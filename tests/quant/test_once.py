@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from senryu.quant.once import damage, make_once
 from senryu.server.manifest import Manifest, record_files
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from senryu.quant.rtn import HIGHEST, LOWEST, GroupCodes, quantize
 
 BOTH = pytest.mark.parametrize("symmetric", [True, False])

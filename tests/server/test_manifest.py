@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from senryu.server.manifest import (
     MANIFEST_NAME,
     FileRecord,
