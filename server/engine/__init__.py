@@ -6,8 +6,11 @@ talks to a fake without knowing.
 
 import asyncio
 import os
+import platform
+import sys
 
 from senryu.server.device import detect
+from senryu.server.install_plan import refusal
 from senryu.server.manifest import cache_folder
 from senryu.server.settings import ServerSettings
 
@@ -32,6 +35,9 @@ async def open_engine(settings: ServerSettings) -> Engine:
         device = detect({**os.environ, "SENRYU_DEVICE": settings.device})
     except ValueError as error:
         raise EngineError(str(error)) from error
+    why_not = refusal(sys.platform, platform.machine(), platform.libc_ver()[1], device)
+    if why_not is not None:
+        raise EngineError(why_not)
     build, version = installed_build(device.kind)  # before the minutes that a model may take
     folder = await asyncio.to_thread(find_model, settings.model)
     facts = read_facts(folder, served_name=settings.served_name, asked=settings.model)

@@ -95,6 +95,9 @@ def _dtype(
     if settings.dtype != "auto":
         engine["dtype"] = settings.dtype
         return Choice("activations", settings.dtype, "the dtype setting")
+    if not on_cpu:
+        engine["dtype"] = "auto"
+        return Choice("activations", "the model's own", "its weights were trained for it")
     engine["dtype"] = "bfloat16"
     return Choice("activations", "bfloat16", "fastest of the types that 4-bit kernels take")
 
