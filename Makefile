@@ -8,7 +8,7 @@ MODEL  ?=
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test check wheel lock bench doctor clean
+.PHONY: help setup setup-dev serve test check wheel docs lock bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ wheel: setup-dev ## Build the wheel and the source distribution into dist/
 
 bench: setup ## Measure what the front end costs per streamed token
 	@exec $(BIN)/python -m senryu.benches.micro $(ARGS)
+
+docs: setup ## Write the pages of docs/ that are made from the code
+	@$(BIN)/python docs/generate.py
 
 lock: setup ## Resolve locks/*.txt anew; the network and half a minute
 	@UV=$(BIN)/uv sh locks/make
