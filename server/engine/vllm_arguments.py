@@ -11,7 +11,7 @@ from typing import Any
 from senryu.server.device import Device
 from senryu.server.settings import ServerSettings
 
-from .base import Choice
+from .base import Choice, EngineError
 
 GIB = 2**30
 
@@ -50,7 +50,10 @@ class ModelFacts:
 def vllm_arguments(
     settings: ServerSettings, device: Device, model: ModelFacts, *, build: str
 ) -> VllmArguments:
-    """The arguments for this machine. `build` names the vLLM that is installed."""
+    """The arguments for this machine. `build` names the vLLM that is installed.
+
+    Raises EngineError where we know that vLLM would not say it, or not in time.
+    """
     on_cpu = device.kind == "cpu"
     engine: dict[str, Any] = {
         "model": model.folder,
@@ -93,6 +96,11 @@ def _dtype(
     settings: ServerSettings, engine: dict[str, Any], model: ModelFacts, on_cpu: bool
 ) -> Choice:
     if settings.dtype != "auto":
+        if on_cpu and settings.dtype == "float32" and "w4a16" in model.scheme:
+            # It loads, and then dies on the first request.
+            raise EngineError(
+                "dtype: vLLM's 4-bit kernel on a CPU has no float32; use bfloat16 or float16"
+            )
         engine["dtype"] = settings.dtype
         return Choice("activations", settings.dtype, "the dtype setting")
     if not on_cpu:
