@@ -14,6 +14,16 @@ from senryu.server.wire.requests import MessageParam, MessagesRequest, Prompted
 
 from .messages import Conversation, Message, Role, Sampling, TextBlock
 
+# Blocks that only one of the two parties can have written (contract 1.3.1).
+_PARTIES: dict[str, Role] = {
+    "tool_use": "assistant",
+    "thinking": "assistant",
+    "redacted_thinking": "assistant",
+    "image": "user",
+    "search_result": "user",
+    "tool_result": "user",
+    "container_upload": "user",
+}
 _NOT_YET = "this server does not honour it yet; remove it from the request"
 
 
@@ -32,11 +42,14 @@ def read_conversation(request: Prompted, *, model: str, prefill: bool = True) ->
     return conversation
 
 
-def read_sampling(request: MessagesRequest, *, refuse_knobs: str | None = None) -> Sampling:
+def read_sampling(
+    request: MessagesRequest, *, model: str, limit: int, refuse_knobs: str | None = None
+) -> Sampling:
     """How to draw the answer.
 
-    `refuse_knobs` names the API version under which temperature, top_p and top_k are
-    refused whatever their value (contract 4.2). Raises InvalidRequest.
+    `limit` is the most tokens that `model` may be asked for. `refuse_knobs` names the API
+    version under which temperature, top_p and top_k are refused whatever their value
+    (contract 4.2). Raises InvalidRequest.
     """
     for name in ("temperature", "top_p", "top_k"):
         if refuse_knobs and getattr(request, name) is not None:
@@ -44,6 +57,11 @@ def read_sampling(request: MessagesRequest, *, refuse_knobs: str | None = None) 
                 f"{name}: not supported with anthropic-version {refuse_knobs}; remove it, or send "
                 "anthropic-version: 2023-06-01"
             )
+    if request.max_tokens > limit:
+        raise InvalidRequest(
+            f"max_tokens: {request.max_tokens} > {limit}, which is the maximum allowed number of "
+            f"output tokens for {model}"
+        )
     if request.max_tokens == 0:
         _check_prewarm(request)
     if request.top_p == 0:
@@ -81,11 +99,11 @@ def _refuse_what_is_not_honoured(request: Prompted, model: str) -> None:
     for location, value in _unsupported_fields(request):
         if value:
             raise InvalidRequest(f"{location}: {_NOT_YET}")
-    if isinstance(request, MessagesRequest) and isinstance(request.container, str):
+    if isinstance(request, MessagesRequest) and request.container:
         raise InvalidRequest("container: there is no code execution on this server")
     for location in _cache_marks(request):
         # "not permitted" is what clients look for before they repeat without the field.
-        raise InvalidRequest(f"{location}.cache_control: not permitted: {_NOT_YET}")
+        raise InvalidRequest(f"{location}: not permitted: {_NOT_YET}")
 
 
 def _unsupported_fields(request: Prompted) -> Iterator[tuple[str, Any]]:
@@ -102,13 +120,13 @@ def _cache_marks(request: Prompted) -> Iterator[str]:
     """Where cache breakpoints stand, in prefix order."""
     for index, text in enumerate(request.system or []):
         if text.cache_control:
-            yield f"system.{index}"
+            yield f"system.{index}.cache_control"
     for index, message in enumerate(request.messages):
         for place, block in enumerate(message.content):
             if getattr(block, "cache_control", None):
-                yield f"messages.{index}.content.{place}.{block.type}"
+                yield f"messages.{index}.content.{place}.{block.type}.cache_control"
     if request.cache_control:
-        yield "request"
+        yield "cache_control"
 
 
 def _system(texts: Sequence[wire.Text]) -> Iterator[TextBlock]:
@@ -142,6 +160,9 @@ def _role(index: int, param: MessageParam) -> Role:
                 "use the top-level 'system' parameter for the initial system prompt"
             )
         raise InvalidRequest(f"messages.{index}: role 'system' is not supported on this model")
+    for name in ("clear_at", "output_config"):  # of system messages only (contract 1.3.2)
+        if getattr(param, name) is not None:
+            raise InvalidRequest(f"messages.{index}.{name}: Extra inputs are not permitted")
     if index == 0 and param.role == "assistant":
         raise InvalidRequest('messages: first message must use the "user" role')
     return param.role
@@ -149,6 +170,12 @@ def _role(index: int, param: MessageParam) -> Role:
 
 def _blocks(index: int, role: Role, content: Sequence[wire.ContentBlock]) -> Iterator[TextBlock]:
     for place, block in enumerate(content):
+        party = _PARTIES.get(block.type, role)
+        if party != role:
+            raise InvalidRequest(
+                f"messages.{index}.content.{place}: `{block.type}` blocks can only be in "
+                f"`{party}` messages"
+            )
         match block:
             case wire.Text():
                 if block.citations:
@@ -156,7 +183,7 @@ def _blocks(index: int, role: Role, content: Sequence[wire.ContentBlock]) -> Ite
                         f"messages.{index}.content.{place}.text.citations: {_NOT_YET}"
                     )
                 yield _text(block.text)
-            case wire.Thinking() | wire.RedactedThinking() if role == "assistant":
+            case wire.Thinking() | wire.RedactedThinking():
                 continue  # another model's reasoning is no error and no use to this one (1.7.4)
             case _:
                 raise InvalidRequest(

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
+
 from senryu.server.conversation.intake import read_conversation, read_sampling
 from senryu.server.engine.base import Engine, EngineError
 from senryu.server.identifiers import new_id
@@ -17,7 +19,6 @@ from senryu.server.wire.errors import ApiError, EngineFailed, InvalidRequest
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, Prompted, parse
 from senryu.server.wire.responses import message_body
 from senryu.server.wire.sse import error_frame, frame
-from starlette.responses import Response
 
 from .models import resolve_model
 from .reading import CURRENT, api_version, check_credential, read_body
@@ -41,7 +42,9 @@ async def create_message(request: Request) -> Response:
     asked = parse(MessagesRequest, body)
     model = resolve_model(asked.model, settings, engine.card)
     refuse_knobs = version if version == CURRENT and not settings.lenient_sampling else None
-    sampling = read_sampling(asked, refuse_knobs=refuse_knobs)
+    sampling = read_sampling(
+        asked, model=model, limit=engine.card.window, refuse_knobs=refuse_knobs
+    )
     prompt = await _prompt(asked, model, engine, len(body))
     turn = Turn(message_id=new_id("msg"), model=model, prompt=prompt, sampling=sampling)
     diagnostics = asked.diagnostics is not None

@@ -7,7 +7,14 @@ mistake is told apart from our own gap.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def as_blocks(content: Any) -> Any:
+    """A string is the same as one text block, and the empty string as no block at all."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return content
 
 
 class Strict(BaseModel):
@@ -80,7 +87,9 @@ class PlainTextSource(Strict):
 
 class ContentSource(Strict):
     type: Literal["content"]
-    content: str | list[Annotated[Text | Image, Field(discriminator="type")]]
+    content: Annotated[
+        list[Annotated[Text | Image, Field(discriminator="type")]], BeforeValidator(as_blocks)
+    ]
 
 
 class Document(Strict):
@@ -133,7 +142,7 @@ ToolResultBlock = Annotated[
 class ToolResult(Strict):
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$")]
-    content: str | list[ToolResultBlock] | None = None
+    content: Annotated[list[ToolResultBlock], BeforeValidator(as_blocks)] | None = None
     is_error: bool | None = None
     toolset_name: str | None = None
     cache_control: CacheControl | None = None

@@ -11,21 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import BeforeValidator, Field, ValidationError
 
-from .blocks import CacheControl, ContentBlock, Loose, Strict, Text
+from .blocks import CacheControl, ContentBlock, Loose, Strict, Text, as_blocks
 from .errors import InvalidRequest
 from .tools import Tool, ToolChoice
 
 
-def _as_blocks(content: Any) -> Any:
-    """A string is the same as one text block, and the empty string as no block at all."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    return content
-
-
 class MessageParam(Strict):
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[ContentBlock], BeforeValidator(_as_blocks)]
+    content: Annotated[list[ContentBlock], BeforeValidator(as_blocks)]
     # Only on system messages, and only with a beta (contract 1.3.2).
     clear_at: Literal["next_user_message", "never"] | None = None
     output_config: dict[str, Any] | None = None
@@ -80,7 +73,7 @@ class ContextManagement(Loose):
     edits: list[dict[str, Any]] | None = None
 
 
-SystemPrompt = Annotated[list[Text], BeforeValidator(_as_blocks)]
+SystemPrompt = Annotated[list[Text], BeforeValidator(as_blocks)]
 
 
 class Prompted(Strict):
