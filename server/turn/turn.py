@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from senryu.server.conversation.messages import Sampling, StopReason, Usage
-from senryu.server.engine.base import Engine, FinishReason
+from senryu.server.engine.base import Engine, EngineError, FinishReason
 
 from .blocks import BlockEnded, BlockEvent, TextAdded, TextStarted, TurnEnded, TurnStarted
 from .prompt import Prompt
@@ -36,19 +36,18 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
     room = engine.card.window - prompt_tokens
     usage = Usage(input_tokens=prompt_tokens, output_tokens=0)
     yield TurnStarted(message_id=turn.message_id, model=turn.model, usage=usage)
+    asked = turn.sampling.max_tokens
     if room <= 0:
-        yield TurnEnded(
-            stop_reason=StopReason.CONTEXT_WINDOW_EXCEEDED, stop_sequence=None, usage=usage
-        )
+        reason = _stop_reason(FinishReason.LENGTH, None, exhausted=not asked)
+        yield TurnEnded(stop_reason=reason, stop_sequence=None, usage=usage)
         return
 
     # The engine cannot write nothing, so a pre-warm writes one token that nobody sees.
-    asked = turn.sampling.max_tokens
     limited = replace(turn.sampling, max_tokens=max(1, min(asked, room)))
-    stops = StopScanner(turn.sampling.stop_sequences)
+    stops = StopScanner(turn.sampling.stop_sequences if asked else ())
     written = 0
     open_block = False
-    finish = FinishReason.STOP
+    finish: FinishReason | None = None
     async with aclosing(engine.generate(turn.prompt, limited, turn.message_id)) as events:
         async for event in events:
             written += len(event.token_ids)
@@ -64,8 +63,12 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
                 yield TextAdded(0, text)
             if stops.matched is not None:
                 break
+    if finish is None and stops.matched is None:
+        raise EngineError("The engine broke off this request; try it again")
     if open_block:
         yield BlockEnded(0)
+    if not asked:
+        finish = FinishReason.LENGTH
     yield TurnEnded(
         stop_reason=_stop_reason(finish, stops.matched, exhausted=written >= asked),
         stop_sequence=stops.matched,
@@ -73,11 +76,11 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
     )
 
 
-def _stop_reason(finish: FinishReason, matched: str | None, *, exhausted: bool) -> StopReason:
+def _stop_reason(
+    finish: FinishReason | None, matched: str | None, *, exhausted: bool
+) -> StopReason:
     if matched is not None:
         return StopReason.STOP_SEQUENCE
-    match finish:
-        case FinishReason.STOP:
-            return StopReason.END_TURN
-        case FinishReason.LENGTH:
-            return StopReason.MAX_TOKENS if exhausted else StopReason.CONTEXT_WINDOW_EXCEEDED
+    if finish is FinishReason.STOP:
+        return StopReason.END_TURN
+    return StopReason.MAX_TOKENS if exhausted else StopReason.CONTEXT_WINDOW_EXCEEDED
