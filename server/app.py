@@ -6,6 +6,11 @@
 import logging
 
 from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
 from senryu.server.routes import health, messages, models
@@ -18,17 +23,15 @@ from senryu.server.wire.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("senryu.server")
 
 
 def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     """The whole API over `engine`."""
-    app = FastAPI(title="senryu", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="senryu", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     app.state.settings = settings
     app.state.engine = engine
     for room in (messages, models, health):

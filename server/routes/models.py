@@ -3,11 +3,12 @@
 from fnmatch import fnmatchcase
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
+
 from senryu.server.engine.base import Engine, EngineCard
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import InvalidRequest, NotFound
 from senryu.server.wire.responses import model_body
-from starlette.responses import Response
 
 from .reading import check_credential
 from .replies import json_reply
@@ -32,7 +33,7 @@ async def list_models(request: Request) -> Response:
     if "after_id" in query and "before_id" in query:
         raise InvalidRequest("after_id: cannot be combined with before_id")
     limit = query.get("limit", "20")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
+    if not (limit.isdecimal() and len(limit) <= 4 and 1 <= int(limit) <= 1000):
         raise InvalidRequest("limit: Input should be an integer from 1 to 1000")
     # One model: whatever lies after it or before it is nothing.
     past = engine.card.model in (query.get("after_id"), query.get("before_id"))

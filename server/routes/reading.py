@@ -7,6 +7,7 @@ import hmac
 import zlib
 
 from fastapi import Request
+
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import AuthenticationFailed, InvalidRequest, RequestTooLarge
 
@@ -20,7 +21,7 @@ def check_credential(request: Request, settings: ServerSettings) -> None:
     if settings.api_key is None:
         return
     offered = [request.headers.get("x-api-key"), _bearer(request.headers.get("authorization"))]
-    keys = [key.encode() for key in offered if key]
+    keys = [key.encode("latin-1") for key in offered if key]  # the bytes as they were sent
     if not keys:
         raise AuthenticationFailed("x-api-key header is required")
     expected = settings.api_key.encode()
@@ -87,9 +88,10 @@ def _gunzip(body: bytes, limit: int) -> bytes:
             f"Request exceeds the maximum size of {limit / 2**20:g} MB once unpacked",
             details={"error_code": "request_body_too_large_after_decoding"},
         )
-    if not unpacker.eof:
+    if not unpacker.eof or unpacker.unused_data:
+        what = "has more behind its end" if unpacker.eof else "is cut short"
         raise InvalidRequest(
-            "content-encoding: the gzip body is cut short",
+            f"content-encoding: the gzip body {what}",
             details={"error_code": "request_body_encoding_invalid"},
         )
     return plain

@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-from senryu.server.wire.sse import PING
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+
+from senryu.server.wire.sse import PING
 
 Result = TypeVar("Result")
 
@@ -65,12 +66,14 @@ class _Pings:
         self._timer = loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        quiet = self._loop.time() - self.quiet_since
-        if quiet >= self._seconds:
-            message = {"type": "http.response.body", "body": PING, "more_body": True}
-            self._sending = self._loop.create_task(_sent(self._send, message))
-            self.quiet_since, quiet = self._loop.time(), 0.0
-        self._timer = self._loop.call_later(self._seconds - quiet, self._look)
+        now = self._loop.time()
+        if now - self.quiet_since >= self._seconds:
+            # A client that does not read takes no ping either: they are not to pile up.
+            if self._sending is None or self._sending.done():
+                message = {"type": "http.response.body", "body": PING, "more_body": True}
+                self._sending = self._loop.create_task(_sent(self._send, message))
+            self.quiet_since = now
+        self._timer = self._loop.call_later(self.quiet_since + self._seconds - now, self._look)
 
     def stop(self) -> None:
         self._timer.cancel()
