@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .engine.base import Engine, EngineError
@@ -141,6 +142,20 @@ async def _answer_requests(
 
     from .app import build_app
 
+    class Server(uvicorn.Server):
+        """Stops on a signal and returns. uvicorn's own would then raise the signal once more,
+        which ends the process before the engine is closed."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            signals = (signal.SIGINT, signal.SIGTERM)
+            before = [signal.signal(each, self.handle_exit) for each in signals]
+            try:
+                yield
+            finally:
+                for each, handler in zip(signals, before, strict=True):
+                    signal.signal(each, handler)
+
     config = uvicorn.Config(
         build_app(settings, engine),
         http="httptools",
@@ -154,7 +169,7 @@ async def _answer_requests(
     listener.listen(config.backlog)
     print(banner(settings, engine, listener.getsockname()[1]), flush=True)
     with contextlib.suppress(asyncio.CancelledError):
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await Server(config).serve(sockets=[listener])
 
 
 def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
