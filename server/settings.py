@@ -5,6 +5,7 @@ suggests the nearest name. Other rooms load their own dataclass through `load`.
 """
 
 import difflib
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_
 ENVIRONMENT_PREFIX = "SENRYU_"
 # Names with our prefix that are not settings of a room.
 _NOT_SETTINGS = {"SENRYU_CACHE", "SENRYU_SERVER_PID"}
+# The tables of senryu.toml, one for each room; a room reads its own.
+_TABLES = ("server", "distill", "quant", "benches")
 
 
 class SettingsError(ValueError):
@@ -103,6 +106,9 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise SettingsError(f"{name}: {value} must be greater than 0")
+        for name in ("kv_memory_gib", "ping_seconds", "body_limit_mb"):
+            if not math.isfinite(getattr(self, name) or 0.0):
+                raise SettingsError(f"{name}: {getattr(self, name)} is not a finite number")
         for name in ("ping_seconds", "body_limit_mb"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
@@ -176,6 +182,13 @@ def _file_table(file: Path | None, table: str) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    for name, value in content.items():
+        if name != table and not isinstance(value, dict):
+            raise SettingsError(f"{path}: {name} stands outside a table; write it under [{table}]")
+        if name not in _TABLES:
+            near = difflib.get_close_matches(name, _TABLES, n=1)
+            hint = f"did you mean [{near[0]}]?" if near else f"the tables are {', '.join(_TABLES)}"
+            raise SettingsError(f"{path}: there is no table [{name}]; {hint}")
     found = content.get(table, {})
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: {table} must be a table; write [{table}]")

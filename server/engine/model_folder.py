@@ -27,7 +27,7 @@ def find_model(model: str) -> Path:
     if model == EMBEDDED:
         return _prepare_embedded()
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder
     if folder.is_absolute() or not _HUB_ID.fullmatch(model):
         raise EngineError(

@@ -45,7 +45,7 @@ class ScriptedEngine:
     ) -> None:
         if isinstance(script, str):
             script = re.findall(r"\s*\S+\s*", script) or [script]
-        self._pieces = list(script)
+        self._pieces = list(script) or [""]
         self._tokens = tokens or len(self._pieces)
         self.tokenizer = ByteTokenizer()
         self.card = EngineCard(
