@@ -1,9 +1,10 @@
 """Signs of life: /health for operators, / and /api/hello for clients that knock first."""
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
+
 from senryu.server.engine.base import Engine
 from senryu.server.wire.errors import EngineFailed
-from starlette.responses import Response
 
 from .replies import json_reply
 

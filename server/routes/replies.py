@@ -3,8 +3,9 @@
 from typing import Any
 
 import orjson
-from senryu.server.wire.errors import ApiError
 from starlette.responses import Response
+
+from senryu.server.wire.errors import ApiError
 
 
 def json_reply(body: dict[str, Any], *, status: int = 200) -> Response:

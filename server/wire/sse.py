@@ -7,6 +7,7 @@ the server. No sockets and no clock here.
 from typing import Any, assert_never
 
 import orjson
+
 from senryu.server.turn.blocks import (
     BlockEnded,
     BlockEvent,

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from senryu.server.device import Device
 from senryu.server.install import (
     SetupError,
