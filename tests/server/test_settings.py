@@ -1,0 +1,175 @@
+"""Settings come from four layers, say where from, and refuse what they do not know."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from senryu.server.settings import Loaded, ServerSettings, SettingsError, documented, load
+
+
+def load_server(
+    file: Path | None = None,
+    environment: dict[str, str] | None = None,
+    flags: dict[str, Any] | None = None,
+) -> Loaded[ServerSettings]:
+    return load(
+        ServerSettings,
+        table="server",
+        file=file,
+        environment=environment or {},
+        flags=flags or {},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No senryu.toml of the person who runs the tests may be found."""
+    monkeypatch.chdir(tmp_path)
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "senryu.toml"
+    file.write_text(text)
+    return file
+
+
+def test_without_any_source_every_setting_has_its_default() -> None:
+    loaded = load_server()
+    assert loaded.settings == ServerSettings()
+    assert set(loaded.origins.values()) == {"default"}
+
+
+def test_a_later_layer_wins_and_each_value_tells_its_origin(tmp_path: Path) -> None:
+    toml(tmp_path, "[server]\nport = 1\nwindow = 2\nthreads = 3\n")
+    loaded = load_server(
+        environment={"SENRYU_WINDOW": "20", "SENRYU_THREADS": "30", "HOME": "/nowhere"},
+        flags={"threads": "300", "model": None},
+    )
+    assert (loaded.settings.port, loaded.settings.window, loaded.settings.threads) == (1, 20, 300)
+    assert {name: loaded.origins[name] for name in ("port", "window", "threads", "model")} == {
+        "port": "senryu.toml",
+        "window": "SENRYU_WINDOW",
+        "threads": "--threads",
+        "model": "default",
+    }
+
+
+def test_a_named_file_is_read_instead_of_the_one_in_the_folder(tmp_path: Path) -> None:
+    toml(tmp_path, "[server]\nport = 1\n")
+    other = tmp_path / "other.toml"
+    other.write_text("[server]\nport = 2\n[benches]\nanything = true\n")
+    loaded = load_server(file=other)
+    assert loaded.settings.port == 2
+    assert loaded.origins["port"] == str(other)
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "value"),
+    [
+        ({"SENRYU_PORT": "0"}, "port", 0),
+        ({"SENRYU_COMPILE": "no"}, "compile", False),
+        ({"SENRYU_COMPILE": "True"}, "compile", True),
+        ({"SENRYU_KV_MEMORY_GIB": "1.5"}, "kv_memory_gib", 1.5),
+        ({"SENRYU_KV_MEMORY_GIB": "2"}, "kv_memory_gib", 2.0),
+        ({"SENRYU_ALIASES": "a*, b"}, "aliases", ("a*", "b")),
+        ({"SENRYU_API_KEY": "0123"}, "api_key", "0123"),
+        ({"SENRYU_CACHE": "/somewhere"}, "model", "embedded"),
+    ],
+)
+def test_text_of_the_environment_becomes_the_settings_type(
+    environment: dict[str, str], name: str, value: object
+) -> None:
+    found = getattr(load_server(environment=environment).settings, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_toml_brings_types_of_its_own(tmp_path: Path) -> None:
+    file = toml(tmp_path, '[server]\naliases = ["x", "y*"]\ncompile = true\nping_seconds = 2\n')
+    settings = load_server(file).settings
+    assert settings.aliases == ("x", "y*")
+    assert settings.compile is True
+    assert settings.ping_seconds == 2.0
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "text"),
+    [
+        ({"SENRYU_PRT": "1"}, {}, "SENRYU_PRT: there is no setting prt; did you mean port?"),
+        ({"SENRYU_XYZZY": "1"}, {}, "SENRYU_XYZZY: there is no setting xyzzy; the names are model"),
+        ({"SENRYU_PORT": "http"}, {}, "port: 'http' (SENRYU_PORT) is not of type int"),
+        ({"SENRYU_PORT": ""}, {}, "port: '' (SENRYU_PORT) is not of type int"),
+        ({"SENRYU_COMPILE": "perhaps"}, {}, "compile: 'perhaps' (SENRYU_COMPILE) is not of type"),
+        ({"SENRYU_PORT": "65536"}, {}, "port: 65536 is not a port"),
+        ({"SENRYU_ENGINE": "llama"}, {}, "engine: 'llama' is not one of auto, vllm, scripted"),
+        ({"SENRYU_DEVICE": "tpu"}, {}, "device: 'tpu' is not one of auto, gpu, cpu"),
+        ({"SENRYU_DTYPE": "int4"}, {}, "dtype: 'int4' is not one of"),
+        ({"SENRYU_API_KEY": " "}, {}, "api_key: an empty key protects nothing"),
+        ({}, {"window": "0"}, "window: 0 must be greater than 0"),
+        ({}, {"window": "-5"}, "window: -5 must be greater than 0"),
+        ({}, {"kv_memory_gib": "many"}, "kv_memory_gib: 'many' (--kv-memory-gib) is not of type"),
+        ({}, {"ping_seconds": "nan"}, "ping_seconds: nan is not a finite number"),
+        ({}, {"body_limit_mb": "0"}, "body_limit_mb: 0.0 must be greater than 0"),
+        ({}, {"body_limit_mb": "inf"}, "body_limit_mb: inf is not a finite number"),
+        ({}, {"kv_memory_gib": "nan"}, "kv_memory_gib: nan is not a finite number"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence_that_names_it(
+    environment: dict[str, str], flags: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_server(environment=environment, flags=flags)
+    assert str(caught.value).startswith(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("[server]\nprot = 1\n", "there is no setting prot; did you mean port?"),
+        ("[server]\nport = true\n", "port: True (senryu.toml) is not of type int"),
+        ("[server]\nport = 1.5\n", "port: 1.5 (senryu.toml) is not of type int"),
+        ("[server]\nport = [1]\n", "port: [1] (senryu.toml) is not of type int"),
+        ("[server]\nmodel = false\n", "model: False (senryu.toml) is not of type str"),
+        ("[server]\naliases = 3\n", "aliases: 3 (senryu.toml) is not of type tuple"),
+        ("[server\n", "senryu.toml is not valid TOML: "),
+        ("server = 1\n", "senryu.toml: server must be a table; write [server]"),
+        ("port = 1\n", "senryu.toml: port stands outside a table; write it under [server]"),
+        ("[sever]\nport = 1\n", "senryu.toml: there is no table [sever]; did you mean [server]?"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_sentence(tmp_path: Path, content: str, text: str) -> None:
+    toml(tmp_path, content)
+    with pytest.raises(SettingsError) as caught:
+        load_server()
+    assert text in str(caught.value)
+
+
+def test_a_named_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml cannot be read: No such file"):
+        load_server(file=tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"bytes\.toml is not valid TOML"):
+        load_server(file=tmp_path / "bytes.toml")
+
+
+def test_the_shown_settings_name_every_origin_and_hide_the_key() -> None:
+    loaded = load_server(environment={"SENRYU_API_KEY": "s3cret", "SENRYU_ALIASES": "a,b"})
+    lines = loaded.lines()
+    assert len(lines) == len(loaded.origins)
+    assert "api_key = (set)  # SENRYU_API_KEY" in lines
+    assert 'aliases = ["a", "b"]  # SENRYU_ALIASES' in lines
+    assert "port = 8765  # default" in lines
+    assert "lenient_sampling = false  # default" in lines
+    assert not any("s3cret" in line for line in lines)
+
+
+def test_every_setting_documents_itself() -> None:
+    texts = documented(ServerSettings)
+    assert texts.keys() == load_server().origins.keys()
+    assert all(text and "\n" not in text for text in texts.values())
+
+
+def test_the_body_limit_counts_in_mebibytes() -> None:
+    assert ServerSettings(body_limit_mb=32).body_limit_bytes == 32 * 1024 * 1024

@@ -1,0 +1,47 @@
+"""Each kind of error has its status, its type on the wire, and its advice about trying again."""
+
+import pytest
+
+from senryu.server.wire import errors
+from senryu.server.wire.errors import ApiError
+
+TREE = {
+    errors.InvalidRequest: (400, "invalid_request_error", None),
+    errors.AuthenticationFailed: (401, "authentication_error", "false"),
+    errors.NotFound: (404, "not_found_error", None),
+    errors.MethodNotAllowed: (405, "invalid_request_error", None),
+    errors.RequestTooLarge: (413, "request_too_large", None),
+    errors.EngineFailed: (500, "api_error", None),
+}
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_a_kind_of_error_has_its_status_and_type(kind: type[ApiError]) -> None:
+    status, name, retry = TREE[kind]
+    error = kind("What happened.")
+    assert error.status == status
+    assert error.body("req_1") == {
+        "type": "error",
+        "error": {"type": name, "message": "What happened."},
+        "request_id": "req_1",
+    }
+    assert error.headers().get("x-should-retry") == retry
+
+
+def test_the_table_above_is_the_whole_tree() -> None:
+    assert set(ApiError.__subclasses__()) == set(TREE)
+
+
+def test_the_drawing_in_the_docstring_is_true() -> None:
+    drawn = {
+        words[0]: (int(words[1]), words[2])
+        for line in (errors.__doc__ or "").splitlines()
+        if "──" in line and (words := line.replace("├──", "").replace("└──", "").split())
+    }
+    assert drawn == {kind.__name__: (status, name) for kind, (status, name, _) in TREE.items()}
+
+
+def test_details_and_a_time_to_wait_are_sent_when_they_are_known() -> None:
+    error = errors.EngineFailed("It broke.", details={"error_code": "x"}, retry_after=7)
+    assert error.body("req_1")["error"]["details"] == {"error_code": "x"}
+    assert error.headers() == {"retry-after": "7"}

@@ -1,0 +1,309 @@
+"""A body is read strictly, and the first thing wrong with it is named as the contract words it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from senryu.server.wire.errors import InvalidRequest
+from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, parse
+
+GOOD: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 10,
+    "messages": [{"role": "user", "content": "hi"}],
+}
+USER = {"role": "user", "content": "hi"}
+
+
+def with_(**changed: Any) -> dict[str, Any]:
+    return GOOD | changed
+
+
+def saying(*blocks: Any, role: str = "user") -> dict[str, Any]:
+    return with_(messages=[{"role": role, "content": list(blocks)}])
+
+
+def read(body: Any) -> MessagesRequest:
+    return parse(MessagesRequest, json.dumps(body).encode())
+
+
+def refusal(body: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        read(body)
+    return caught.value.message
+
+
+def test_the_smallest_good_body_is_read() -> None:
+    request = read(GOOD)
+    assert (request.model, request.max_tokens, request.stream) == ("m", 10, None)
+    assert request.messages[0].role == "user"
+
+
+def test_a_string_is_the_same_as_one_text_block() -> None:
+    blocks = with_(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}]}])
+    assert read(GOOD) == read(blocks)
+    assert read(with_(system="s")) == read(with_(system=[{"type": "text", "text": "s"}]))
+
+
+def test_null_on_an_optional_field_is_the_same_as_its_absence() -> None:
+    optional = [
+        name for name, field in MessagesRequest.model_fields.items() if not field.is_required()
+    ]
+    assert len(optional) > 20
+    assert read(with_(**dict.fromkeys(optional))) == read(GOOD)
+
+
+@pytest.mark.parametrize("field", ["model", "messages", "max_tokens"])
+def test_a_missing_field_is_named(field: str) -> None:
+    body = {name: value for name, value in GOOD.items() if name != field}
+    assert refusal(body) == f"{field}: Field required"
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"max_tokens": "10"}, "max_tokens: Input should be a valid integer"),
+        ({"max_tokens": 1.5}, "max_tokens: Input should be a valid integer"),
+        ({"max_tokens": 10.0}, "max_tokens: Input should be a valid integer"),
+        ({"max_tokens": True}, "max_tokens: Input should be a valid integer"),
+        ({"max_tokens": None}, "max_tokens: Input should be a valid integer"),
+        ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0"),
+        ({"model": ""}, "model: String should have at least 1 character"),
+        ({"model": "m" * 257}, "model: String should have at most 256 characters"),
+        ({"model": 5}, "model: Input should be a valid string"),
+        ({"stream": "true"}, "stream: Input should be a valid boolean"),
+        ({"stream": 1}, "stream: Input should be a valid boolean"),
+        ({"temperature": 1.5}, "temperature: Input should be less than or equal to 1"),
+        ({"temperature": -0.1}, "temperature: Input should be greater than or equal to 0"),
+        ({"temperature": "1"}, "temperature: Input should be a valid number"),
+        ({"temperature": True}, "temperature: Input should be a valid number"),
+        ({"top_p": 1.01}, "top_p: Input should be less than or equal to 1"),
+        ({"top_k": -1}, "top_k: Input should be greater than or equal to 0"),
+        ({"top_k": 1.0}, "top_k: Input should be a valid integer"),
+        ({"stop_sequences": "x"}, "stop_sequences: Input should be a valid list"),
+        ({"stop_sequences": ["x", 1]}, "stop_sequences.1: Input should be a valid string"),
+        ({"service_tier": "priority"}, "service_tier: Input should be 'auto' or 'standard_only'"),
+        ({"speed": "slow"}, "speed: Input should be 'standard' or 'fast'"),
+        ({"metadata": {"x": 1}}, "metadata.x: Extra inputs are not permitted"),
+        (
+            {"metadata": {"user_id": "u" * 4097}},
+            "metadata.user_id: String should have at most 4096 characters",
+        ),
+        ({"frob": 1}, "frob: Extra inputs are not permitted"),
+        ({"betas": []}, "betas: Extra inputs are not permitted"),
+        ({"store": True}, "store: Extra inputs are not permitted"),
+        ({"compaction": {"type": "summarize"}}, "compaction: Extra inputs are not permitted"),
+        ({"messages": {}}, "messages: Input should be a valid list"),
+        ({"messages": ["hi"]}, "messages.0: Input should be a valid dictionary"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
+        ({"messages": [{"content": "hi"}]}, "messages.0.role: Field required"),
+        (
+            {"messages": [USER, USER | {"name": "n"}]},
+            "messages.1.name: Extra inputs are not permitted",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "hi"}]},
+            "messages.0.role: Input should be 'user', 'assistant' or 'system'",
+        ),
+        (
+            {"messages": [{"role": "developer", "content": "hi"}]},
+            "messages.0.role: Input should be 'user', 'assistant' or 'system'",
+        ),
+        ({"system": 5}, "system: Input should be a valid list"),
+        (
+            {"system": [{"type": "image", "text": "x"}]},
+            "system.0.type: Input should be 'text'",
+        ),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 1023}},
+            "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
+        ),
+        (
+            {"thinking": {"type": "disabled", "display": "omitted"}},
+            "thinking.disabled.display: Extra inputs are not permitted",
+        ),
+        (
+            {"cache_control": {"type": "ephemeral", "ttl": "2h"}},
+            "cache_control.ttl: Input should be '5m' or '1h'",
+        ),
+        ({"output_config": {"effort": "huge"}}, "output_config.effort: Input should be 'low', "),
+        (
+            {"tools": [{"name": "n" * 129, "input_schema": {"type": "object"}}]},
+            "tools.0.custom.name: String should have at most 128 characters",
+        ),
+        (
+            {"tools": [{"name": "a b", "input_schema": {"type": "object"}}]},
+            "tools.0.custom.name: String should match pattern '^[a-zA-Z0-9_-]{1,128}$'",
+        ),
+        (
+            {"tools": [{"name": "a", "input_schema": {}}]},
+            "tools.0.custom.input_schema.type: Field required",
+        ),
+        (
+            {"tools": [{"type": "custom", "name": "a", "input_schema": {"type": "array"}}]},
+            "tools.0.custom.input_schema.type: Input should be 'object'",
+        ),
+        (
+            {"tools": [{"type": "bash_20250124", "name": "sh"}]},
+            "tools.0.bash_20250124.name: Input should be 'bash'",
+        ),
+        (
+            {"tools": [{"type": "teapot", "name": "t"}]},
+            "tools.0: Input tag 'teapot' found using 'type' does not match any of the expected "
+            "tags: 'custom', 'bash_20250124'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(changed: dict[str, Any], text: str) -> None:
+    assert refusal(with_(**changed)).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ({"type": "text"}, "messages.0.content.0.text.text: Field required"),
+        (
+            {"type": "text", "text": 1},
+            "messages.0.content.0.text.text: Input should be a valid string",
+        ),
+        (
+            {"type": "text", "text": "a", "x": 1},
+            "messages.0.content.0.text.x: Extra inputs are not permitted",
+        ),
+        (
+            {"type": "video"},
+            "messages.0.content.0: Input tag 'video' found using 'type' does not match any of the "
+            "expected tags: 'text', 'image', 'document'",
+        ),
+        ({"text": "a"}, "messages.0.content.0: Unable to extract tag using discriminator 'type'"),
+        (
+            {"type": "tool_use", "id": "a b", "name": "n", "input": {}},
+            "messages.0.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'",
+        ),
+        (
+            {"type": "image", "source": {"type": "base64", "media_type": "image/bmp", "data": ""}},
+            "messages.0.content.0.image.source.base64.media_type: Input should be 'image/jpeg', ",
+        ),
+        (
+            {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "thinking"}]},
+            "messages.0.content.0.tool_result.content.0: Input tag 'thinking' found using 'type' "
+            "does not match any of the expected tags: 'text', 'image', 'document'",
+        ),
+        (
+            {"type": "thinking", "thinking": "", "signature": "", "cache_control": None},
+            "messages.0.content.0.thinking.cache_control: Extra inputs are not permitted",
+        ),
+    ],
+)
+def test_a_wrong_block_is_named_with_the_tag_that_matched(block: Any, text: str) -> None:
+    assert refusal(saying(block)).startswith(text)
+
+
+def test_a_tool_result_that_is_a_string_or_absent_or_empty_is_no_mistake() -> None:
+    for content in ({"content": "done"}, {}, {"content": []}, {"content": None}):
+        read(saying({"type": "tool_result", "tool_use_id": "call_1"} | content))
+
+
+def test_the_pattern_of_a_name_holds_to_its_very_end() -> None:
+    tool = {"name": "a\n", "input_schema": {"type": "object"}}
+    assert "String should match pattern" in refusal(with_(tools=[tool]))
+
+
+def test_claude_codes_ordinary_fields_are_read() -> None:
+    """Schemas with extra keywords, adaptive thinking, JSON in user_id, cache marks with a scope."""
+    tool = {
+        "name": "Bash",
+        "description": "d" * 10_000,
+        "input_schema": {"$schema": "x", "type": "object", "additionalProperties": {}},
+        "cache_control": {"type": "ephemeral", "scope": "global"},
+    }
+    request = read(
+        with_(
+            tools=[tool, tool | {"type": None}],
+            thinking={"type": "adaptive"},
+            metadata={"user_id": '{"device_id":"x"}'},
+            output_config={"effort": "high"},
+            context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+            safeguards={"any": "thing"},
+        )
+    )
+    assert request.tools
+    assert [entry.type for entry in request.tools] == ["custom", "custom"]
+
+
+def test_a_hundred_thousand_messages_are_the_most() -> None:
+    text = refusal(with_(messages=[USER] * 100_001))
+    assert text.startswith("messages: List should have at most 100000 items")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null garbage",
+        b'{"model": NaN}',
+        b'{"model": Infinity}',
+        rb'{"model": "\ud800"}',
+        rb'{"model": "\udc00\ud800"}',
+        b'{"model": "\xff"}',
+        b'{"model": "\xed\xa0\x80"}',
+        b"\xef\xbb\xbf{}",
+        b'{"model": "a\nb"}',
+        b"{'model': 'm'}",
+        b'{"model": "m",}',
+        b"[" * 100_000,
+        b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+        json.dumps(GOOD).encode("utf-16"),
+    ],
+)
+def test_what_is_not_json_is_refused_as_such(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"^The request body is not valid JSON: "):
+        parse(MessagesRequest, body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'"text"', b"true", b'[{"model": "m"}]'])
+def test_json_that_is_no_object_is_refused_as_such(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="valid JSON: an object is required"):
+        parse(MessagesRequest, body)
+
+
+def test_numbers_beyond_any_machine_word_are_refused_and_do_no_harm() -> None:
+    for number in (b"9" * 400, b"1e400", b"-1e400", b"9" * 20):
+        text = b'{"model":"m","messages":[],"max_tokens":%b}' % number
+        with pytest.raises(InvalidRequest):
+            parse(MessagesRequest, text)
+
+
+def test_a_value_nested_as_deep_as_json_may_be_is_read_or_refused() -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    body = b'{"model":"m","max_tokens":1,"messages":[],"tags":%b}' % deep
+    assert parse(MessagesRequest, body).tags
+
+
+def test_of_a_key_given_twice_the_last_counts() -> None:
+    body = b'{"model":"a","model":"b","max_tokens":1,"messages":[]}'
+    assert parse(MessagesRequest, body).model == "b"
+
+
+def test_nul_is_a_character_like_any_other() -> None:
+    assert read(with_(model="a\0b")).model == "a\0b"
+
+
+def test_counting_tokens_tolerates_the_two_fields_that_reused_bodies_carry() -> None:
+    body = json.dumps(GOOD | {"stream": True}).encode()
+    assert parse(CountTokensRequest, body).model == "m"
+
+
+@pytest.mark.parametrize("field", ["temperature", "metadata", "stop_sequences", "service_tier"])
+def test_counting_tokens_refuses_other_fields_of_a_message(field: str) -> None:
+    body = json.dumps({"model": "m", "messages": [USER], field: None}).encode()
+    with pytest.raises(InvalidRequest, match=f"^{field}: Extra inputs are not permitted$"):
+        parse(CountTokensRequest, body)
+
+
+@pytest.mark.parametrize("name", ["betas", "anthropic_beta", "max_token", "Model", ""])
+def test_only_the_first_failing_place_is_reported(name: str) -> None:
+    text = refusal({name: 1, "max_tokens": "x", "messages": 5})
+    assert text == "model: Field required"
