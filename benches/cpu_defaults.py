@@ -27,20 +27,20 @@ STORY = "Write a long story about a ship that sails round the world, in many cha
 
 # What is set in the server's environment; "MODEL_BF16" stands for the unquantized folder.
 CONFIGURATIONS: dict[str, dict[str, str]] = {
-    "w4a16 bf16 2 threads": {"SENRYU_THREADS": "2"},
-    "w4a16 bf16 1 thread": {"SENRYU_THREADS": "1"},
-    "w4a16 float32 2 threads": {"SENRYU_THREADS": "2", "SENRYU_DTYPE": "float32"},
-    "w4a16 float16 2 threads": {"SENRYU_THREADS": "2", "SENRYU_DTYPE": "float16"},
-    "w4a16 bf16 2 threads passive": {"SENRYU_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
-    "w4a16 bf16 2 threads block 128": {"SENRYU_THREADS": "2", "SENRYU_BLOCK_SIZE": "128"},
-    "bf16 2 threads": {"SENRYU_THREADS": "2", "SENRYU_MODEL": "MODEL_BF16"},
-    "bf16 1 thread": {"SENRYU_THREADS": "1", "SENRYU_MODEL": "MODEL_BF16"},
-    "float32 2 threads": {
+    "w4a16, 2 threads": {"SENRYU_THREADS": "2"},
+    "w4a16, 2 threads, passive": {"SENRYU_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
+    "w4a16, 2 threads, short spin": {"SENRYU_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
+    "w4a16, 1 thread": {"SENRYU_THREADS": "1"},
+    "bf16, 1 thread": {"SENRYU_THREADS": "1", "SENRYU_MODEL": "MODEL_BF16"},
+    "bf16, 2 threads": {"SENRYU_THREADS": "2", "SENRYU_MODEL": "MODEL_BF16"},
+    "w4a16, 2 threads, block 128": {"SENRYU_THREADS": "2", "SENRYU_BLOCK_SIZE": "128"},
+    "w4a16, 2 threads, float16": {"SENRYU_THREADS": "2", "SENRYU_DTYPE": "float16"},
+    "float32, 2 threads": {
         "SENRYU_THREADS": "2",
         "SENRYU_MODEL": "MODEL_BF16",
         "SENRYU_DTYPE": "float32",
     },
-    "w4a16 bf16 2 threads compiled": {"SENRYU_THREADS": "2", "SENRYU_COMPILE": "true"},
+    "w4a16, 2 threads, compiled": {"SENRYU_THREADS": "2", "SENRYU_COMPILE": "true"},
 }
 
 
