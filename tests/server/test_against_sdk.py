@@ -134,7 +134,7 @@ def test_an_unknown_model_is_the_clients_not_found_error(judge: Anthropic) -> No
     assert caught.value.status_code == 404
     assert "model: nope" in str(caught.value)
     assert caught.value.request_id
-    assert caught.value.request_id == caught.value.body["request_id"]  # type: ignore[index, call-overload]
+    assert caught.value.request_id == caught.value.body["request_id"]  # type: ignore[index]
     with pytest.raises(anthropic.NotFoundError):
         judge.models.retrieve("nope")
 

@@ -94,7 +94,8 @@ def test_a_final_assistant_entry_is_the_start_of_the_answer() -> None:
 
 
 def test_an_empty_final_assistant_entry_means_nothing() -> None:
-    for content in ("", []):
+    empty: tuple[Any, ...] = ("", [])
+    for content in empty:
         assert conversation(messages=[USER, {"role": "assistant", "content": content}]) == (
             conversation()
         )
@@ -171,7 +172,7 @@ def test_row_7_the_current_version_refuses_each_knob_at_any_value(name: str, val
     message = refused_sampling(refuse_knobs="2026-10-21", **{name: value})
     assert message.startswith(f"{name}: ")
     assert "2026-10-21" in message
-    assert sampling(refuse_knobs="2026-10-21", **{name: None}) == sampling()
+    assert sampling(refuse_knobs="2026-10-21", **dict[str, Any]({name: None})) == sampling()
 
 
 def test_row_10_no_messages() -> None:

@@ -5,13 +5,13 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from senryu.server.engine.scripted import POEM, ScriptedEngine
+from senryu.server.engine.scripted import POEM
 from senryu.server.routes.streaming import EventStream
 
 Body = dict[str, Any]
@@ -76,10 +76,24 @@ def test_pings_fill_the_silence_of_the_engine(
     assert told.count("content_block_delta") == 2
 
 
-def test_an_engine_that_speaks_leaves_no_silence_to_fill(serve: Any, body: Body) -> None:
-    server = serve(ScriptedEngine(), ping_seconds=60)
-    reply = httpx.post(f"{server.url}/v1/messages", json=body | {"stream": True})
-    assert "event: ping" not in reply.text
+async def test_an_engine_that_speaks_all_the_time_leaves_no_silence_to_fill() -> None:
+    sent: list[bytes] = []
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.5
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    async def receive() -> Any:
+        await asyncio.sleep(3600)
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        while loop.time() < end:
+            yield b"token"
+            await asyncio.sleep(0)
+
+    await EventStream(frames(), ping_seconds=0.2)({"type": "http"}, receive, send)
+    assert set(sent) == {b"token", b""}
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -163,11 +177,11 @@ async def test_pings_do_not_pile_up_before_a_client_that_does_not_read() -> None
     async def receive() -> Any:
         await asyncio.sleep(3600)
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def frames() -> AsyncGenerator[bytes, None]:
         yield b"one"
         yield b"two"
 
-    response = EventStream(frames(), ping_seconds=0.01)  # type: ignore[arg-type]
+    response = EventStream(frames(), ping_seconds=0.01)
     task = asyncio.create_task(response({"type": "http"}, receive, send))
     await asyncio.sleep(0.2)
     assert sent == [b"one", b'event: ping\ndata: {"type":"ping"}\n\n']

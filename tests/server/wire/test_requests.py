@@ -201,7 +201,8 @@ def test_a_wrong_block_is_named_with_the_tag_that_matched(block: Any, text: str)
 
 
 def test_a_tool_result_that_is_a_string_or_absent_or_empty_is_no_mistake() -> None:
-    for content in ({"content": "done"}, {}, {"content": []}, {"content": None}):
+    contents: list[dict[str, Any]] = [{"content": "done"}, {}, {"content": []}, {"content": None}]
+    for content in contents:
         read(saying({"type": "tool_result", "tool_use_id": "call_1"} | content))
 
 
