@@ -5,7 +5,7 @@ In:  /proc, the scheduler, `nvidia-smi`, and two environment variables that over
 Out: one `Device`, with the reason why it is that one; set-up, `serve` and `doctor` print it.
 It refuses to know torch, vLLM and our settings: set-up runs it on a bare Python, before any of
 them exist. The functions named `read_*` turn text into values and touch nothing, so they have
-table tests; `detect` alone looks at the machine.
+table tests; `refusal` is pure as well; `detect` alone looks at the machine.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ INSTRUCTION_SETS = {
     "asimd": "neon",  # aarch64
 }
 MIB = 1024 * 1024
+OLDEST_GLIBC = (2, 28)  # the wheels of torch and vLLM are built against it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,34 @@ def read_memory(meminfo: str, cgroup_limit: str) -> int:
             total = int(line.split()[1]) * 1024
     limit = cgroup_limit.strip()
     return min(total, int(limit)) if limit.isdigit() and total else total
+
+
+def refusal(system: str, machine: str, glibc: str, device: Device) -> str | None:
+    """Why no build of vLLM can run on this machine, or None: set-up and the engine ask before they
+    begin."""
+    if system != "linux":
+        return (
+            f"senryu runs on Linux and this is {system}: run it in a Linux container or virtual "
+            "machine."
+        )
+    if machine not in ("x86_64", "aarch64"):
+        return (
+            f"vLLM is built for x86-64 and aarch64 processors and this one is {machine}: "
+            "use another machine."
+        )
+    numbers = tuple(int(part) for part in glibc.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_GLIBC:
+        had = f"glibc {glibc}" if glibc else "another C library"
+        return (
+            f"torch and vLLM need glibc 2.28 or newer and this system has {had}: use a newer "
+            "Linux, such as Debian 11 or Ubuntu 22.04."
+        )
+    if device.kind == "cpu" and machine == "x86_64" and "avx2" not in device.instruction_sets:
+        return (
+            f"The CPU build of vLLM needs a processor with AVX2 and {device.name} has none: "
+            "use a machine from 2014 or later, or one with an NVIDIA GPU."
+        )
+    return None
 
 
 def detect(environment: Mapping[str, str] | None = None) -> Device:

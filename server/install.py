@@ -53,7 +53,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from .device import Device, Kind, detect
+from .device import Device, Kind, detect, refusal
 from .install_plan import (
     Stamp,
     core_files,
@@ -61,7 +61,6 @@ from .install_plan import (
     failure,
     local_folders,
     read_pip_config,
-    refusal,
     todo,
     torch_source,
     uv_environment,

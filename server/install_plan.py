@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from .device import Device, Kind
-
-OLDEST_GLIBC = (2, 28)  # the wheels of torch and vLLM are built against it
+from .device import Kind
 
 # pip's setting -> uv's variable for the same thing, and what separates several values there.
 PIP_TO_UV = {
@@ -106,33 +104,6 @@ def local_folders(find_links: str) -> list[Path]:
         if address.scheme in ("", "file") and address.path:
             folders.append(Path(unquote(address.path)))
     return folders
-
-
-def refusal(system: str, machine: str, glibc: str, device: Device) -> str | None:
-    """Why nothing can be installed on this machine, or None."""
-    if system != "linux":
-        return (
-            f"senryu runs on Linux and this is {system}: run it in a Linux container or virtual "
-            "machine."
-        )
-    if machine not in ("x86_64", "aarch64"):
-        return (
-            f"vLLM is built for x86-64 and aarch64 processors and this one is {machine}: "
-            "use another machine."
-        )
-    numbers = tuple(int(part) for part in glibc.split(".")[:2] if part.isdigit())
-    if numbers < OLDEST_GLIBC:
-        had = f"glibc {glibc}" if glibc else "another C library"
-        return (
-            f"torch and vLLM need glibc 2.28 or newer and this system has {had}: use a newer "
-            "Linux, such as Debian 11 or Ubuntu 22.04."
-        )
-    if device.kind == "cpu" and machine == "x86_64" and "avx2" not in device.instruction_sets:
-        return (
-            f"The CPU build of vLLM needs a processor with AVX2 and {device.name} has none: "
-            "use a machine from 2014 or later, or one with an NVIDIA GPU."
-        )
-    return None
 
 
 def todo(stamp: Stamp | None, wanted: Stamp) -> list[str]:

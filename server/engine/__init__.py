@@ -9,8 +9,7 @@ import os
 import platform
 import sys
 
-from senryu.server.device import detect
-from senryu.server.install_plan import refusal
+from senryu.server.device import detect, refusal
 from senryu.server.manifest import cache_folder
 from senryu.server.settings import ServerSettings
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from senryu.server.device import (
     MIB,
+    Device,
     Gpu,
     detect,
     read_cpu_name,
@@ -20,10 +23,20 @@ from senryu.server.device import (
     read_memory,
     read_override,
     read_visible,
+    refusal,
 )
 
 H200 = Gpu(name="NVIDIA H200", memory=143771 * MIB)
 A10 = Gpu(name="NVIDIA A10, PCIe", memory=23028 * MIB)
+
+CPU = Device(
+    kind="cpu",
+    name="Some Processor",
+    memory=8 * 2**30,
+    cores=2,
+    instruction_sets=("avx2",),
+    reason="",
+)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +115,35 @@ def test_a_processor_without_a_name_goes_by_its_machine() -> None:
 )
 def test_a_container_may_have_less_memory(meminfo: str, limit: str, size: int) -> None:
     assert read_memory(meminfo, limit) == size
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "glibc", "sets", "sentence"),
+    [
+        ("linux", "x86_64", "2.28", ("avx2",), None),
+        ("linux", "aarch64", "2.39", ("neon",), None),
+        ("darwin", "arm64", "", (), "runs on Linux and this is darwin"),
+        ("linux", "riscv64", "2.39", (), "this one is riscv64"),
+        ("linux", "x86_64", "2.17", ("avx2",), "this system has glibc 2.17"),
+        ("linux", "x86_64", "", ("avx2",), "this system has another C library"),
+        ("linux", "x86_64", "2.39", (), "Some Processor has none"),
+    ],
+)
+def test_a_machine_that_cannot_do_it_gets_one_sentence_that_says_what_to_do(
+    system: str, machine: str, glibc: str, sets: tuple[str, ...], sentence: str | None
+) -> None:
+    said = refusal(system, machine, glibc, dataclasses.replace(CPU, instruction_sets=sets))
+    if sentence is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert sentence in said
+        assert re.search(r": (use|run) ", said)
+
+
+def test_a_gpu_machine_may_have_an_old_processor() -> None:
+    gpu = dataclasses.replace(CPU, kind="gpu", instruction_sets=())
+    assert refusal("linux", "x86_64", "2.39", gpu) is None
 
 
 @pytest.fixture

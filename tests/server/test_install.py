@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from senryu.server.device import Device
 from senryu.server.install import (
     SetupError,
     Terminal,
@@ -30,7 +29,6 @@ from senryu.server.install_plan import (
     failure,
     local_folders,
     read_pip_config,
-    refusal,
     todo,
     torch_source,
     uv_environment,
@@ -38,14 +36,6 @@ from senryu.server.install_plan import (
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "locks"
-CPU = Device(
-    kind="cpu",
-    name="Some Processor",
-    memory=8 * 2**30,
-    cores=2,
-    instruction_sets=("avx2",),
-    reason="",
-)
 DONE = Stamp(done=True, build="cpu", python="3.11", core="a", dev="")
 
 
@@ -132,35 +122,6 @@ def test_only_folders_of_find_links_are_looked_into() -> None:
     links = "/wheels, file:///more%20wheels,https://it.example/wheels.html"
     assert local_folders(links) == [Path("/wheels"), Path("/more wheels")]
     assert local_folders("") == []
-
-
-@pytest.mark.parametrize(
-    ("system", "machine", "glibc", "sets", "sentence"),
-    [
-        ("linux", "x86_64", "2.28", ("avx2",), None),
-        ("linux", "aarch64", "2.39", ("neon",), None),
-        ("darwin", "arm64", "", (), "runs on Linux and this is darwin"),
-        ("linux", "riscv64", "2.39", (), "this one is riscv64"),
-        ("linux", "x86_64", "2.17", ("avx2",), "this system has glibc 2.17"),
-        ("linux", "x86_64", "", ("avx2",), "this system has another C library"),
-        ("linux", "x86_64", "2.39", (), "Some Processor has none"),
-    ],
-)
-def test_a_machine_that_cannot_do_it_gets_one_sentence_that_says_what_to_do(
-    system: str, machine: str, glibc: str, sets: tuple[str, ...], sentence: str | None
-) -> None:
-    said = refusal(system, machine, glibc, dataclasses.replace(CPU, instruction_sets=sets))
-    if sentence is None:
-        assert said is None
-    else:
-        assert said is not None
-        assert sentence in said
-        assert re.search(r": (use|run) ", said)
-
-
-def test_a_gpu_machine_may_have_an_old_processor() -> None:
-    gpu = dataclasses.replace(CPU, kind="gpu", instruction_sets=())
-    assert refusal("linux", "x86_64", "2.39", gpu) is None
 
 
 @pytest.mark.parametrize(
