@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 Kind = Literal["cpu", "gpu"]
 
@@ -44,8 +44,10 @@ class Device:
     """The GPU's or the processor's own name."""
     memory: int
     """Bytes: the GPU's memory, or what this process may use of the machine's. 0: not known."""
+    core_ids: tuple[int, ...]
+    """The processor cores that this process may run on, by the kernel's numbers."""
     cores: int
-    """Processor cores that this process may run on."""
+    """How many of them it may keep busy: a container may be given less time than cores."""
     instruction_sets: tuple[str, ...]
     """Those of avx2, avx512f, avx512_vnni, avx512_bf16, amx and neon that the processor has."""
     reason: str
@@ -137,6 +139,17 @@ def read_instruction_sets(cpuinfo: str) -> tuple[str, ...]:
     return ()
 
 
+def read_cores(core_ids: tuple[int, ...], cpu_max: str) -> int:
+    """Cores' worth of time: the cores we may use, or fewer where a container's quota says so.
+
+    `cpu_max` is the control group's `quota period`, both in microseconds, or `max period`.
+    """
+    quota, _, period = cpu_max.strip().partition(" ")
+    if quota.isdigit() and period.isdigit() and int(period):
+        return max(1, min(len(core_ids), int(quota) // int(period)))
+    return len(core_ids)
+
+
 def read_memory(meminfo: str, cgroup_limit: str) -> int:
     """Bytes this process may use: all of the machine's, or less where a container says so."""
     total = 0
@@ -218,7 +231,7 @@ def _gpu(gpu: Gpu, reason: str) -> Device:
         kind="gpu",
         name=gpu.name,
         memory=gpu.memory,
-        cores=_cores(),
+        **_cores(),
         instruction_sets=read_instruction_sets(_text("/proc/cpuinfo")),
         reason=reason,
     )
@@ -230,14 +243,20 @@ def _cpu(reason: str) -> Device:
         kind="cpu",
         name=read_cpu_name(cpuinfo, os.uname().machine),
         memory=read_memory(_text("/proc/meminfo"), _text("/sys/fs/cgroup/memory.max")),
-        cores=_cores(),
+        **_cores(),
         instruction_sets=read_instruction_sets(cpuinfo),
         reason=reason,
     )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+class _Cores(TypedDict):
+    core_ids: tuple[int, ...]
+    cores: int
+
+
+def _cores() -> _Cores:
+    ids = tuple(sorted(os.sched_getaffinity(0)))
+    return _Cores(core_ids=ids, cores=read_cores(ids, _text("/sys/fs/cgroup/cpu.max")))
 
 
 def _text(path: str) -> str:

@@ -13,7 +13,7 @@ from senryu.server.device import detect, refusal
 from senryu.server.manifest import cache_folder
 from senryu.server.settings import ServerSettings
 
-from .base import Engine, EngineError
+from .base import Choice, Engine, EngineError
 
 
 async def open_engine(settings: ServerSettings) -> Engine:
@@ -27,7 +27,8 @@ async def open_engine(settings: ServerSettings) -> Engine:
             model=settings.served_name or "scripted",
         )
     from .model_folder import find_model, read_facts
-    from .vllm_arguments import vllm_arguments
+    from .quiet import new_log
+    from .vllm_arguments import memory_choices, vllm_arguments
     from .vllm_engine import installed_build, open_vllm
 
     try:
@@ -41,5 +42,9 @@ async def open_engine(settings: ServerSettings) -> Engine:
     folder = await asyncio.to_thread(find_model, settings.model)
     facts = read_facts(folder, served_name=settings.served_name, asked=settings.model)
     arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}")
-    log_file = None if settings.verbose else cache_folder() / "engine.log"
-    return await open_vllm(arguments, log_file=log_file)
+    log_file = None if settings.verbose else new_log(cache_folder() / "logs")
+
+    def memory(window: int, kv_tokens: int) -> tuple[Choice, ...]:
+        return memory_choices(settings, device, facts, window=window, kv_tokens=kv_tokens)
+
+    return await open_vllm(arguments, memory, log_file=log_file)

@@ -17,6 +17,10 @@ class EngineError(Exception):
     """The engine cannot serve, or broke off. The text is one sentence for the user."""
 
 
+class PromptRefused(EngineError):
+    """The engine will not read this prompt: the request is at fault, not the engine."""
+
+
 class FinishReason(Enum):
     """Why the engine stopped of itself."""
 

@@ -11,11 +11,15 @@ import signal
 import threading
 
 VARIABLE = "SENRYU_SERVER_PID"
+NAME = "senryu"  # of the entry point
 
 
 def announce() -> None:
     """Called by the server before it opens vLLM: its children are to live as long as it does."""
     os.environ[VARIABLE] = str(os.getpid())
+    chosen = os.environ.get("VLLM_PLUGINS")  # a list of the only plug-ins to load
+    if chosen is not None and NAME not in chosen.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{chosen},{NAME}"
 
 
 def hold() -> None:

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from senryu.server.manifest import describe_folder
 
@@ -55,19 +54,7 @@ def read_facts(folder: Path, *, served_name: str | None, asked: str) -> ModelFac
         scheme=scheme,
         created_at=manifest.created_at or "1970-01-01T00:00:00Z",
         trained_window=config.get("max_position_embeddings"),
-        kv_bytes_per_token=_kv_bytes_per_token(config),
     )
-
-
-def _kv_bytes_per_token(config: dict[str, Any]) -> int | None:
-    """Keys and values of one token over all layers, in two-byte elements."""
-    try:
-        heads = config["num_attention_heads"]
-        size = config.get("head_dim") or config["hidden_size"] // heads
-        kv_heads = config.get("num_key_value_heads") or heads
-        return int(2 * config["num_hidden_layers"] * kv_heads * size * 2)
-    except (KeyError, TypeError):
-        return None  # a nested or unusual config: vLLM will find out
 
 
 def _prepare_embedded() -> Path:

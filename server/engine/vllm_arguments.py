@@ -15,7 +15,8 @@ from .base import Choice, EngineError
 
 GIB = 2**30
 
-# Builds that our tests or a measured run have passed on, as (lowest, first beyond).
+# Versions of vLLM that we start, as (lowest, first beyond). Our tests run 0.32 on a CPU. On a GPU
+# 0.26 and 0.32 take these arguments, as their sources say; neither has been run there yet.
 TESTED = {"cpu": ((0, 32), (0, 33)), "gpu": ((0, 26), (0, 33))}
 
 
@@ -40,9 +41,7 @@ class ModelFacts:
     scheme: str
     """How its weights are stored, for example `w4a16 group 32` or `bfloat16`."""
     trained_window: int | None
-    """Positions it was trained for."""
-    kv_bytes_per_token: int | None
-    """KV cache of one token in two-byte elements; None when its config does not tell."""
+    """Positions it was trained for; None when its config does not tell."""
     created_at: str
     """RFC 3339 time of its making; the epoch when unknown."""
 
@@ -64,7 +63,12 @@ def vllm_arguments(
         "enforce_eager": not _compiles(settings, on_cpu),
         "disable_log_stats": True,
     }
-    environment: dict[str, str] = {}
+    environment = {
+        # A forked child has loaded vLLM's plug-ins already, so the lifeline would not be held
+        # there; and forking a process with threads and an event loop is asking for a deadlock.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",  # no outbound requests unless asked
+    }
     choices = [
         Choice("device", device.summary, device.reason),
         Choice("engine", build, f"the build for a {device.kind.upper()}"),
@@ -74,8 +78,9 @@ def vllm_arguments(
     if settings.max_streams:
         engine["max_num_seqs"] = settings.max_streams
     choices.append(_dtype(settings, engine, model, on_cpu))
-    choices.append(_kv_memory(settings, engine, device, on_cpu))
-    choices.append(_window(settings, engine, model))
+    _kv_memory(settings, engine, device, on_cpu)
+    # -1: the model's own window, or as much of it as the KV memory holds once.
+    engine["max_model_len"] = settings.window or -1
     if block := settings.block_size or (32 if on_cpu else None):
         engine["block_size"] = block
     if on_cpu:
@@ -85,6 +90,30 @@ def vllm_arguments(
         environment=environment,
         choices=tuple(choices),
         created_at=model.created_at,
+    )
+
+
+def memory_choices(
+    settings: ServerSettings, device: Device, model: ModelFacts, *, window: int, kv_tokens: int
+) -> tuple[Choice, ...]:
+    """What vLLM made of window and KV memory, once it is open. `kv_tokens`: how many tokens the
+    KV memory holds."""
+    if settings.window is not None:
+        why = "the window setting"
+    elif model.trained_window is not None and window < model.trained_window:
+        why = f"the model's own is {model.trained_window:,}, but the KV memory holds no more"
+    else:
+        why = "the model's own"
+    if settings.kv_memory_gib is not None:
+        memory, reason = f"{settings.kv_memory_gib:g} GiB", "the kv_memory_gib setting"
+    elif device.kind == "cpu":
+        memory = f"{_cpu_kv_bytes(device) / GIB:.1f} GiB"
+        reason = "a twelfth of the machine's memory, at least 0.5 and at most 4 GiB"
+    else:
+        memory, reason = "what weights leave of 90 % of the GPU", "nothing else is to run there"
+    return (
+        Choice("window", f"{window:,} tokens", why),
+        Choice("KV memory", f"{memory}, {kv_tokens:,} tokens", reason),
     )
 
 
@@ -112,38 +141,28 @@ def _dtype(
 
 def _kv_memory(
     settings: ServerSettings, engine: dict[str, Any], device: Device, on_cpu: bool
-) -> Choice:
+) -> None:
     if settings.kv_memory_gib is not None:
         engine["kv_cache_memory_bytes"] = int(settings.kv_memory_gib * GIB)
-        return Choice("KV memory", f"{settings.kv_memory_gib:g} GiB", "the kv_memory_gib setting")
-    if on_cpu:
-        size = max(GIB // 2, min(4 * GIB, device.memory // 12))
-        engine["kv_cache_memory_bytes"] = size
-        return Choice("KV memory", f"{size / GIB:.1f} GiB", "a twelfth of memory, 4 GiB at most")
-    engine["gpu_memory_utilization"] = 0.9
-    return Choice("KV memory", "the rest of 90 % of the GPU", "what the weights leave free")
-
-
-def _window(settings: ServerSettings, engine: dict[str, Any], model: ModelFacts) -> Choice:
-    if settings.window is not None:
-        engine["max_model_len"] = settings.window
-        return Choice("window", f"{settings.window:,} tokens", "the window setting")
-    memory = engine.get("kv_cache_memory_bytes")
-    if model.trained_window is None or model.kv_bytes_per_token is None or memory is None:
-        engine["max_model_len"] = -1  # vLLM: as long as the KV memory holds it once
-        return Choice("window", "the model's own", "as far as the KV memory holds it once")
-    fits = memory // model.kv_bytes_per_token
-    window = min(model.trained_window, fits)
-    engine["max_model_len"] = window
-    if window < model.trained_window:
-        why = f"the model's own is {model.trained_window:,}, but the KV memory holds no more"
+    elif on_cpu:
+        engine["kv_cache_memory_bytes"] = _cpu_kv_bytes(device)
     else:
-        why = f"the model's own; the KV memory holds {fits / window:.0f} of them"
-    return Choice("window", f"{window:,} tokens", why)
+        engine["gpu_memory_utilization"] = 0.9
+
+
+def _cpu_kv_bytes(device: Device) -> int:
+    return max(GIB // 2, min(4 * GIB, device.memory // 12))
 
 
 def _threads(settings: ServerSettings, environment: dict[str, str], device: Device) -> Choice:
-    cores = device.cores
-    threads = settings.threads or cores
-    environment["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}" if threads > 1 else "0"
-    return Choice("threads", str(threads), "the threads setting" if settings.threads else "all")
+    """One thread a core, bound to the cores that we may use: their numbers need not begin at 0."""
+    available = len(device.core_ids)
+    threads = settings.threads or device.cores
+    if threads > available:
+        raise EngineError(
+            f"threads: {threads} are more than the {available} cores that this process may use"
+        )
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, device.core_ids[:threads]))
+    if settings.threads:
+        return Choice("threads", str(threads), "the threads setting")
+    return Choice("threads", str(threads), "one for each core")

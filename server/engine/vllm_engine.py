@@ -7,7 +7,8 @@ processes of vLLM's; this one only schedules and detokenizes.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +20,8 @@ from senryu.server.turn.prompt import ChatTokenizer, Prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
 from . import lifeline
-from .base import EngineCard, EngineError, FinishReason, TokenEvent
-from .quiet import printing_to
+from .base import Choice, EngineCard, EngineError, FinishReason, PromptRefused, TokenEvent
+from .quiet import cause_in, printing_to
 from .vllm_arguments import TESTED, VllmArguments
 
 log = logging.getLogger("senryu.server")
@@ -32,19 +33,19 @@ def installed_build(device: str) -> tuple[str, str]:
     """Name and version of the vLLM build for `device`. Raises EngineError when there is none,
     or one that we have not tested."""
     name = _DISTRIBUTIONS[device]
+    remedy = f"run SENRYU_DEVICE={device} make setup, or pip install 'senryu[{device}]'"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise EngineError(
-            f"The engine for this machine, {name}, is not installed: run make setup, or "
-            f"pip install 'senryu[{device}]'"
+            f"The engine for this device, {name}, is not installed: {remedy}"
         ) from None
     lowest, beyond = TESTED[device]
-    parts = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
-    if not lowest <= parts < beyond:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if not found or not lowest <= (int(found[1]), int(found[2])) < beyond:
         raise EngineError(
             f"{name} {version} is outside the tested range, {_dotted(lowest)} up to but not "
-            f"including {_dotted(beyond)}: run make setup, or pip install 'senryu[{device}]'"
+            f"including {_dotted(beyond)}: {remedy}"
         )
     return name, version
 
@@ -53,15 +54,20 @@ def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
 
 
-async def open_vllm(arguments: VllmArguments, *, log_file: Path | None) -> "VllmEngine":
+async def open_vllm(
+    arguments: VllmArguments,
+    memory: Callable[[int, int], tuple[Choice, ...]],
+    *,
+    log_file: Path | None,
+) -> "VllmEngine":
     """Start vLLM and wait until it can answer. Raises EngineError with its last words.
 
+    `memory` turns the window and the tokens of KV memory that vLLM settled on into choices.
     `log_file` takes what vLLM prints, now and later; None leaves it on the terminal.
-
     Takes 40 to 120 seconds on a CPU, nearly all of it imports in three processes.
     """
-    os.environ.update(arguments.environment)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no outbound requests unless asked
+    for variable, value in arguments.environment.items():
+        os.environ.setdefault(variable, value)  # whoever set one by hand means it
     lifeline.announce()
     try:
         with waiting("opening the engine"), printing_to(log_file) if log_file else nullcontext():
@@ -73,15 +79,18 @@ async def open_vllm(arguments: VllmArguments, *, log_file: Path | None) -> "Vllm
             if log_file:
                 _keep_logging_to(log_file)
     except Exception as error:
+        cause = (cause_in(log_file) if log_file else None) or _last_words(error)
         raise EngineError(
-            f"vLLM could not open the model: {_last_words(error)}"
+            f"vLLM could not open the model: {cause}"
             + (f" (its own log is {log_file})" if log_file else "")
         ) from error
+    window = llm.model_config.max_model_len
+    cache = llm.vllm_config.cache_config
     card = EngineCard(
         model=arguments.engine["served_model_name"],
-        window=llm.model_config.max_model_len,
+        window=window,
         created_at=arguments.created_at,
-        choices=arguments.choices,
+        choices=arguments.choices + memory(window, cache.num_gpu_blocks * cache.block_size),
     )
     return VllmEngine(llm, tokenizer, card)
 
@@ -124,12 +133,22 @@ class VllmEngine:
         except EngineGenerateError as error:
             log.error("vLLM failed on %s", request_id, exc_info=error)
             raise EngineError("The engine failed on this request; try it again") from error
+        except _refusals() as error:
+            raise PromptRefused(f"The engine refuses this request: {error}") from error
 
     async def healthy(self) -> bool:
         return not self._llm.errored
 
     async def close(self) -> None:
         await asyncio.to_thread(self._llm.shutdown)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it will not take, by version."""
+    import vllm.exceptions
+
+    client_error = getattr(vllm.exceptions, "VLLMClientError", ValueError)  # 0.32, and before
+    return (ValueError, client_error)
 
 
 def _sampling_params(sampling: Sampling) -> Any:

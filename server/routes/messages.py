@@ -23,7 +23,7 @@ from senryu.server.wire.sse import error_frame, frame
 from .models import resolve_model
 from .reading import CURRENT, api_version, check_credential, read_body
 from .replies import json_reply
-from .streaming import EventStream, unless_gone
+from .streaming import EventStream, stopping, unless_gone
 
 router = APIRouter()
 log = logging.getLogger("senryu.server")
@@ -51,8 +51,12 @@ async def create_message(request: Request) -> Response:
     if not await engine.healthy():
         raise EngineFailed("The engine has stopped; restart the server")
     if asked.stream:
-        frames = _frames(turn, engine, request.scope["state"]["request_id"], diagnostics)
-        return EventStream(frames, ping_seconds=settings.ping_seconds)
+        request_id = request.scope["state"]["request_id"]
+        return EventStream(
+            _frames(turn, engine, request_id, diagnostics),
+            ping_seconds=settings.ping_seconds,
+            farewell=error_frame(stopping(), request_id),
+        )
     answer = await unless_gone(_answer(turn, engine), request.receive)
     if answer is None:  # nobody is there to read it
         return Response(status_code=499)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from senryu.server.wire.errors import NotReady
 from senryu.server.wire.sse import PING
 
 Result = TypeVar("Result")
@@ -24,20 +25,32 @@ HEADERS = [
 ]
 
 
+def stopping() -> NotReady:
+    """What a request hears that the server does not wait for any longer."""
+    return NotReady("The server is stopping; send the request again shortly", retry_after=5)
+
+
 class EventStream(Response):
     """Sends frames as they come. A client that leaves closes the generator, and with it the
-    engine's request."""
+    engine's request. A server that stops closes it too, and sends `farewell` as the last frame."""
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], *, ping_seconds: float) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes, None], *, ping_seconds: float, farewell: bytes
+    ) -> None:
         self.status_code = 200
         self.background = None
         self._frames = frames
         self._ping_seconds = ping_seconds
+        self._farewell = farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         sending = asyncio.create_task(self._send(send))
-        await _first_of(sending, receive)
+        try:
+            await _first_of(sending, receive)
+        except asyncio.CancelledError:  # the grace that a stopping server gives is over
+            await send({"type": "http.response.body", "body": self._farewell})
+            return
         with suppress(asyncio.CancelledError):
             await sending
 
@@ -86,9 +99,13 @@ async def _sent(send: Send, message: Message) -> None:
 
 
 async def unless_gone(work: Coroutine[Any, Any, Result], receive: Receive) -> Result | None:
-    """The result of `work`, or None when the client left first and `work` was cancelled."""
+    """The result of `work`, or None when the client left first and `work` was cancelled.
+    Raises NotReady when the server stops meanwhile."""
     task = asyncio.create_task(work)
-    await _first_of(task, receive)
+    try:
+        await _first_of(task, receive)
+    except asyncio.CancelledError:
+        raise stopping() from None
     return None if task.cancelled() else task.result()
 
 

@@ -6,7 +6,8 @@
     ├── NotFound                404     not_found_error
     ├── MethodNotAllowed        405     invalid_request_error
     ├── RequestTooLarge         413     request_too_large
-    └── EngineFailed            500     api_error
+    ├── EngineFailed            500     api_error
+    └── NotReady                503     overloaded_error
 
 A message says in one sentence what happened and, where the contract does not fix the
 words, what to do. This file knows no HTTP library; `routes` turn the errors into responses.
@@ -94,3 +95,10 @@ class EngineFailed(ApiError):
 
     status = 500
     type = "api_error"
+
+
+class NotReady(ApiError):
+    """The server is stopping."""
+
+    status = 503
+    type = "overloaded_error"

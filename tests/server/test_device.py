@@ -17,6 +17,7 @@ from senryu.server.device import (
     Device,
     Gpu,
     detect,
+    read_cores,
     read_cpu_name,
     read_gpus,
     read_instruction_sets,
@@ -33,6 +34,7 @@ CPU = Device(
     kind="cpu",
     name="Some Processor",
     memory=8 * 2**30,
+    core_ids=(0, 1),
     cores=2,
     instruction_sets=("avx2",),
     reason="",
@@ -205,3 +207,19 @@ def test_it_runs_on_a_bare_python() -> None:
         check=True,
     )
     assert done.stdout.strip() in ("cpu", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("ids", "cpu_max", "cores"),
+    [
+        ((0, 1, 2, 3), "max 100000", 4),
+        ((0, 1, 2, 3), "", 4),
+        ((0, 1, 2, 3), "200000 100000", 2),
+        ((0, 1, 2, 3), "50000 100000", 1),
+        ((0, 1), "6400000 100000", 2),
+    ],
+)
+def test_a_containers_quota_bounds_the_cores_that_count(
+    ids: tuple[int, ...], cpu_max: str, cores: int
+) -> None:
+    assert read_cores(ids, cpu_max) == cores

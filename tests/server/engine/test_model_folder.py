@@ -129,7 +129,6 @@ def test_a_folder_without_a_manifest_is_read_off_its_config(tmp_path: Path) -> N
     facts = read_facts(folder, served_name=None, asked=str(folder))
     assert (facts.folder, facts.name, facts.scheme) == (str(folder), "tiny", "bf16")
     assert facts.trained_window == 2048
-    assert facts.kv_bytes_per_token == 2 * 30 * 3 * 64 * 2
     assert facts.created_at == "1970-01-01T00:00:00Z"
 
 
@@ -158,21 +157,6 @@ def test_the_name_is_the_one_that_was_set_or_the_hub_id_or_the_folders(
     assert read_facts(folder, served_name="mine", asked="Qwen/Qwen3-4B").name == "mine"
     monkeypatch.chdir(tmp_path)
     assert read_facts(folder, served_name=None, asked="org/0123abcd").name == "0123abcd"
-
-
-@pytest.mark.parametrize(
-    ("changed", "size"),
-    [
-        ({"head_dim": 128}, 2 * 30 * 3 * 128 * 2),
-        ({"num_key_value_heads": None}, 2 * 30 * 9 * 64 * 2),
-        ({"num_hidden_layers": None}, None),
-    ],
-)
-def test_the_kv_cache_of_a_token_is_computed_where_the_config_tells(
-    changed: dict[str, Any], size: int | None, tmp_path: Path
-) -> None:
-    facts = read_facts(model(tmp_path, **changed), served_name=None, asked=str(tmp_path))
-    assert facts.kv_bytes_per_token == size
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:

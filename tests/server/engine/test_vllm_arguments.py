@@ -1,31 +1,36 @@
 """What vLLM is started with follows from settings, machine and model, and every choice says why."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from senryu.server.device import Device
 from senryu.server.engine.base import EngineError
-from senryu.server.engine.vllm_arguments import GIB, ModelFacts, VllmArguments, vllm_arguments
+from senryu.server.engine.vllm_arguments import (
+    GIB,
+    ModelFacts,
+    VllmArguments,
+    memory_choices,
+    vllm_arguments,
+)
 from senryu.server.settings import ServerSettings
 
 CPU = Device(
     kind="cpu",
     name="A Processor",
     memory=24 * GIB,
+    core_ids=(0, 1, 2, 3),
     cores=4,
     instruction_sets=("avx2",),
     reason="no GPU",
 )
-GPU = Device(
-    kind="gpu", name="A GPU", memory=80 * GIB, cores=4, instruction_sets=(), reason="it is there"
-)
+GPU = replace(CPU, kind="gpu", name="A GPU", memory=80 * GIB, reason="it is there")
 MODEL = ModelFacts(
     folder="/models/m",
     name="org/m",
     scheme="w4a16, group 32",
     trained_window=8192,
-    kv_bytes_per_token=16 * 1024,
     created_at="2026-01-01T00:00:00Z",
 )
 
@@ -75,9 +80,8 @@ def test_what_is_common_to_every_machine(device: Device) -> None:
         (CPU, {"max_streams": 7}, {"max_num_seqs": 7}),
         (CPU, {}, {"max_num_seqs": None}),
         (CPU, {"window": 100}, {"max_model_len": 100}),
-        (CPU, {}, {"max_model_len": 8192}),
+        (CPU, {}, {"max_model_len": -1}),
         (GPU, {}, {"max_model_len": -1}),
-        (GPU, {"kv_memory_gib": 1}, {"max_model_len": 8192}),
     ],
 )
 def test_machine_and_settings_decide_the_arguments(
@@ -89,9 +93,7 @@ def test_machine_and_settings_decide_the_arguments(
 
 @pytest.mark.parametrize(("gib", "kv"), [(0, 0.5), (2, 0.5), (12, 1), (48, 4), (1000, 4)])
 def test_kv_memory_on_a_cpu_is_a_bounded_share_of_the_machines(gib: int, kv: float) -> None:
-    machine = Device(
-        kind="cpu", name="x", memory=gib * GIB, cores=1, instruction_sets=(), reason=""
-    )
+    machine = replace(CPU, memory=gib * GIB)
     assert arguments(machine).engine["kv_cache_memory_bytes"] == int(kv * GIB)
 
 
@@ -102,36 +104,75 @@ def test_a_dtype_that_would_die_on_the_first_request_is_refused_at_once() -> Non
     assert plain.engine["dtype"] == "float32"
 
 
-def test_a_window_that_the_memory_cannot_hold_is_cut_and_the_banner_says_so() -> None:
-    given = arguments(model=facts(trained_window=1_000_000))
-    assert given.engine["max_model_len"] == 2 * GIB // (16 * 1024)
-    value, why = choice(given, "window")
-    assert value == "131,072 tokens"
-    assert "1,000,000" in why
-
-
-@pytest.mark.parametrize("unknown", ["trained_window", "kv_bytes_per_token"])
-def test_of_an_unusual_model_vllm_finds_the_window_itself(unknown: str) -> None:
-    assert arguments(model=facts(**{unknown: None})).engine["max_model_len"] == -1
+@pytest.mark.parametrize(
+    ("device", "settings", "window", "kv_tokens", "said"),
+    [
+        (CPU, {}, 8192, 90_000, {"window": "8,192 tokens", "KV memory": "2.0 GiB, 90,000 tokens"}),
+        (CPU, {"kv_memory_gib": 1}, 8192, 45_000, {"KV memory": "1 GiB, 45,000 tokens"}),
+        (GPU, {}, 8192, 10**6, {"KV memory": "what weights leave of 90 % of the GPU, 1,000,000"}),
+    ],
+)
+def test_the_banner_says_what_vllm_made_of_window_and_memory(
+    device: Device, settings: dict[str, Any], window: int, kv_tokens: int, said: dict[str, str]
+) -> None:
+    chosen = memory_choices(
+        ServerSettings(**settings), device, MODEL, window=window, kv_tokens=kv_tokens
+    )
+    values = {choice.name: choice.value for choice in chosen}
+    assert all(values[name].startswith(text) for name, text in said.items())
 
 
 @pytest.mark.parametrize(
-    ("settings", "cores", "bound"),
-    [({}, 4, "0-3"), ({}, 1, "0"), ({"threads": 2}, 4, "0-1"), ({"threads": 1}, 4, "0")],
+    ("settings", "window", "why"),
+    [
+        ({"window": 100}, 100, "the window setting"),
+        ({}, 8192, "the model's own"),
+        ({}, 4096, "the model's own is 8,192, but the KV memory holds no more"),
+    ],
 )
-def test_threads_on_a_cpu_are_bound_to_cores(
-    settings: dict[str, Any], cores: int, bound: str
+def test_a_window_that_the_memory_cut_is_told_apart_from_the_models_own(
+    settings: dict[str, Any], window: int, why: str
 ) -> None:
-    machine = Device(kind="cpu", name="x", memory=GIB, cores=cores, instruction_sets=(), reason="")
-    given = arguments(machine, **settings)
+    window_choice, _ = memory_choices(
+        ServerSettings(**settings), CPU, MODEL, window=window, kv_tokens=4096
+    )
+    assert window_choice.why == why
+
+
+@pytest.mark.parametrize(
+    ("settings", "core_ids", "quota", "bound"),
+    [
+        ({}, (0, 1, 2, 3), 4, "0,1,2,3"),
+        ({}, (5,), 1, "5"),
+        ({}, (4, 6, 7), 3, "4,6,7"),
+        ({}, (0, 1, 2, 3), 2, "0,1"),
+        ({"threads": 2}, (4, 6, 7), 3, "4,6"),
+        ({"threads": 3}, (0, 1, 2), 1, "0,1,2"),
+    ],
+)
+def test_threads_on_a_cpu_are_bound_to_the_cores_that_we_may_use(
+    settings: dict[str, Any], core_ids: tuple[int, ...], quota: int, bound: str
+) -> None:
+    given = arguments(replace(CPU, core_ids=core_ids, cores=quota), **settings)
     assert given.environment["VLLM_CPU_OMP_THREADS_BIND"] == bound
-    assert choice(given, "threads")[0] == str(settings.get("threads", cores))
+    assert choice(given, "threads")[0] == str(len(bound.split(",")))
 
 
-def test_a_gpu_needs_no_variables_and_chooses_no_threads() -> None:
+def test_more_threads_than_cores_are_refused_with_a_sentence() -> None:
+    with pytest.raises(EngineError, match=r"^threads: 5 are more than the 4 cores"):
+        arguments(threads=5)
+
+
+def test_a_gpu_chooses_no_threads() -> None:
     given = arguments(GPU)
-    assert not given.environment
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in given.environment
     assert "threads" not in {choice.name for choice in given.choices}
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_vllms_processes_are_spawned_so_that_the_lifeline_is_held_in_each(device: Device) -> None:
+    """A forked child has loaded the plug-ins already and would not call `hold` again."""
+    assert arguments(device).environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])
@@ -139,7 +180,7 @@ def test_every_choice_has_a_value_and_a_reason(device: Device) -> None:
     given = arguments(device)
     names = [choice.name for choice in given.choices]
     assert names[:4] == ["device", "engine", "model", "weights"]
-    assert {"activations", "KV memory", "window"} <= set(names)
+    assert "activations" in names
     assert len(names) == len(set(names))
     assert all(choice.value and choice.why for choice in given.choices)
     assert choice(given, "device") == (device.summary, device.reason)
@@ -151,8 +192,6 @@ def test_every_choice_has_a_value_and_a_reason(device: Device) -> None:
     ("settings", "name", "why"),
     [
         ({"dtype": "float16"}, "activations", "the dtype setting"),
-        ({"kv_memory_gib": 2}, "KV memory", "the kv_memory_gib setting"),
-        ({"window": 64}, "window", "the window setting"),
         ({"threads": 3}, "threads", "the threads setting"),
     ],
 )

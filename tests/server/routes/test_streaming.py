@@ -92,7 +92,7 @@ async def test_an_engine_that_speaks_all_the_time_leaves_no_silence_to_fill() ->
             yield b"token"
             await asyncio.sleep(0)
 
-    await EventStream(frames(), ping_seconds=0.2)({"type": "http"}, receive, send)
+    await EventStream(frames(), ping_seconds=0.2, farewell=b"")({"type": "http"}, receive, send)
     assert set(sent) == {b"token", b""}
 
 
@@ -181,7 +181,7 @@ async def test_pings_do_not_pile_up_before_a_client_that_does_not_read() -> None
         yield b"one"
         yield b"two"
 
-    response = EventStream(frames(), ping_seconds=0.01)
+    response = EventStream(frames(), ping_seconds=0.01, farewell=b"")
     task = asyncio.create_task(response({"type": "http"}, receive, send))
     await asyncio.sleep(0.2)
     assert sent == [b"one", b'event: ping\ndata: {"type":"ping"}\n\n']

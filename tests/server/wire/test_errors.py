@@ -12,6 +12,7 @@ TREE = {
     errors.MethodNotAllowed: (405, "invalid_request_error", None),
     errors.RequestTooLarge: (413, "request_too_large", None),
     errors.EngineFailed: (500, "api_error", None),
+    errors.NotReady: (503, "overloaded_error", None),
 }
 
 
