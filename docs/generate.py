@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from senryu.server.serve import FLAGS, SWITCHES
-from senryu.server.settings import ServerSettings, documented
+from senryu.server.serve import FLAGS
+from senryu.server.settings import ServerSettings, as_toml, documented
 
 HERE = Path(__file__).parent
 
@@ -13,10 +13,10 @@ def configuration() -> str:
     defaults = ServerSettings()
     rows = []
     for name, text in documented(ServerSettings).items():
-        flag = f"`--{name.replace('_', '-')}`" if name in FLAGS + SWITCHES else ""
+        flag = f"`--{name.replace('_', '-')}`" if name in FLAGS else ""
         shown = getattr(defaults, name)
-        default = ", ".join(shown) if isinstance(shown, tuple) else shown
-        rows.append(f"| `{name}` | `{default}` | {flag} | {text} |")
+        default = "" if shown is None else f"`{as_toml(shown)}`"
+        rows.append(f"| `{name}` | {default} | {flag} | {text} |")
     return "\n".join(
         [
             "# Configuration",

@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -21,7 +22,8 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; its exit status. 2 is a mistake in the command, 1 a failure, 130 Ctrl-C."""
+    """Run a verb; its exit status. 2 is a mistake in the command, 1 a failure, 130 Ctrl-C, and 141
+    a reader that left, as `head` does."""
     parser = argparse.ArgumentParser(
         prog="senryu",
         description="A small language model that answers the Anthropic Messages API.",
@@ -38,8 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     room = importlib.import_module(VERBS[chosen.verb][0])
     try:
         status: int = room.main(arguments[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # What is still unwritten would be tried again, loudly, when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, sys.stderr.fileno())
+        return 141
     return status
 
 

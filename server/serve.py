@@ -8,15 +8,13 @@ import argparse
 import asyncio
 import contextlib
 import ipaddress
-import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from .engine.base import Engine, EngineError
-from .settings import Loaded, ServerSettings, SettingsError, documented, load
+from .settings import ServerSettings, SettingsError, add_flags, load_arguments
 
 # The settings that people change by hand; all others are for senryu.toml and SENRYU_*.
 FLAGS = (
@@ -32,15 +30,17 @@ FLAGS = (
     "kv_memory_gib",
     "threads",
     "max_streams",
+    "compile",
+    "lenient_sampling",
+    "verbose",
 )
-SWITCHES = ("compile", "lenient_sampling", "verbose")
 
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM. 2: the settings are wrong; 1: the engine did not open."""
     arguments = parser().parse_args(argv)
     try:
-        loaded = load_settings(arguments)
+        loaded = load_arguments(ServerSettings, table="server", arguments=arguments)
         if arguments.print_config:
             print("[server]", *loaded.lines(), sep="\n")
             return 0
@@ -60,38 +60,17 @@ def main(argv: Sequence[str]) -> int:
             return 1
 
 
-def parser(prog: str = "senryu serve") -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """The flags, each with the docstring of its setting."""
     flags = argparse.ArgumentParser(
-        prog=prog,
+        prog="senryu serve",
         description="Answer the Anthropic Messages API with one local model.",
         epilog="Every setting can stand in senryu.toml under [server], or in the environment as "
         "SENRYU_NAME; --print-config shows all of them and where each value came from.",
     )
-    texts = documented(ServerSettings)
-    for name in FLAGS:
-        flags.add_argument(f"--{name.replace('_', '-')}", help=texts[name], metavar="VALUE")
-    for name in SWITCHES:
-        flags.add_argument(
-            f"--{name.replace('_', '-')}",
-            help=texts[name],
-            action=argparse.BooleanOptionalAction,
-        )
-    flags.add_argument("--config", type=Path, metavar="FILE", help="instead of senryu.toml")
+    add_flags(flags, ServerSettings, FLAGS)
     flags.add_argument("--print-config", action="store_true", help="show the settings and stop")
     return flags
-
-
-def load_settings(arguments: argparse.Namespace) -> Loaded[ServerSettings]:
-    """Defaults, file, environment, flags. Raises SettingsError."""
-    given = {name: getattr(arguments, name) for name in FLAGS + SWITCHES}
-    return load(
-        ServerSettings,
-        table="server",
-        file=arguments.config,
-        environment=os.environ,
-        flags=given,
-    )
 
 
 def _check_exposure(settings: ServerSettings) -> None:

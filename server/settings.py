@@ -1,17 +1,20 @@
 """Every setting of the server, its default and its reason, written once; and the layered loader.
 
 Order: defaults, then `senryu.toml`, then `SENRYU_*`, then flags. An unknown key is an error that
-suggests the nearest name. Other rooms load their own dataclass through `load`.
+suggests the nearest name. Other rooms load their own dataclass through `load`, and make their
+flags with `add_flags`.
 """
 
+import argparse
 import difflib
 import math
+import os
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 ENVIRONMENT_PREFIX = "SENRYU_"
 # Names with our prefix that are not settings of a room.
@@ -38,43 +41,45 @@ class ServerSettings:
     """The port to listen on; 0 takes a free one and prints it."""
 
     api_key: str | None = None
-    """The key that clients must send. None accepts every client that can reach the port."""
+    """The key that clients must send. Left out: all that can reach the port are served."""
 
     served_name: str | None = None
-    """The model id to answer to; None takes the one in the folder's manifest, or its name."""
+    """The model id to answer to. Left out: the one in the folder's manifest, or its name."""
 
     aliases: tuple[str, ...] = ("claude-*haiku*",)
     """Patterns of further model ids that are answered: clients ask for a haiku by default."""
 
-    engine: str = "auto"
+    engine: Literal["auto", "vllm", "scripted"] = "auto"
     """`auto` and `vllm` open vLLM; `scripted` recites a text and needs no model."""
 
-    device: str = "auto"
+    device: Literal["auto", "gpu", "cpu"] = "auto"
     """`auto` looks for an NVIDIA GPU; `gpu` and `cpu` insist."""
 
     window: int | None = None
-    """Tokens of prompt and answer together; None takes what the model was trained for, as far
+    """Tokens of prompt and answer together. Left out: what the model was trained for, as far
     as the KV memory holds it once."""
 
-    dtype: str = "auto"
-    """Type of activations and of unquantized weights: auto, bfloat16, float16 or float32."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of activations and of unquantized weights; `auto`: as measured best on a
+    CPU, and the model's own on a GPU."""
 
     kv_memory_gib: float | None = None
-    """Memory for the KV cache; None takes a share of the machine's (see docs/lab-notes.md)."""
+    """Memory for the KV cache, in GiB. Left out: a share of the machine's (see
+    docs/lab-notes.md)."""
 
     block_size: int | None = None
-    """Tokens in one block of the KV cache; prefix hits are whole blocks. None: 32 on a CPU, and
-    vLLM's own choice on a GPU."""
+    """Tokens in one block of the KV cache; prefix hits are whole blocks. Left out: 32 on a CPU,
+    and vLLM's own choice on a GPU."""
 
     threads: int | None = None
-    """Threads of the engine on a CPU; None takes the measured default."""
+    """Threads of the engine on a CPU. Left out: the measured default."""
 
     compile: bool | None = None
-    """Compile the model before the first request. None: yes on a GPU, where it takes a minute
+    """Compile the model before the first request. Left out: yes on a GPU, where it takes a minute
     once; no on a CPU, where it takes several."""
 
     max_streams: int | None = None
-    """Requests that are worked on at one time; more wait. None takes vLLM's default."""
+    """Requests that are worked on at one time; more wait. Left out: vLLM's default."""
 
     scripted_tokens: int = 0
     """How many tokens the scripted engine says; 0 recites its text once."""
@@ -97,9 +102,6 @@ class ServerSettings:
         return int(self.body_limit_mb * 2**20)
 
     def __post_init__(self) -> None:
-        _one_of("engine", self.engine, ("auto", "vllm", "scripted"))
-        _one_of("device", self.device, ("auto", "gpu", "cpu"))
-        _one_of("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port: {self.port} is not a port; take one from 0 to 65535")
         for name in ("window", "kv_memory_gib", "block_size", "threads", "max_streams"):
@@ -112,6 +114,12 @@ class ServerSettings:
         for name in ("ping_seconds", "body_limit_mb"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
+        for name in ("kv_memory_gib", "body_limit_mb"):  # 1e308 of them is no number of bytes
+            if (getattr(self, name) or 0) > 2**20:
+                raise SettingsError(
+                    f"{name}: {getattr(self, name):g} is more than a machine has; take at most "
+                    f"{2**20}"
+                )
         if self.api_key is not None and not self.api_key.strip():
             raise SettingsError("api_key: an empty key protects nothing; set one, or leave it out")
 
@@ -127,11 +135,15 @@ class Loaded(Generic[Settings]):
     origins: Mapping[str, str]
 
     def lines(self) -> list[str]:
-        """`name = value  # origin`, as `--print-config` shows them; keys are not shown."""
+        """`name = value  # origin`, as `--print-config` shows them; keys are not shown, and what
+        is left out is a comment, as TOML has no word for it."""
         lines = []
         for name, origin in self.origins.items():
             value = getattr(self.settings, name)
-            shown = "(set)" if name.endswith("key") and value else _toml(value)
+            if value is None:
+                lines.append(f"# {name} is left out")
+                continue
+            shown = "(set)" if name.endswith("key") and value else as_toml(value)
             lines.append(f"{name} = {shown}  # {origin}")
         return lines
 
@@ -148,6 +160,11 @@ def load(
 
     `table` names the room's table in the TOML file; `file` None reads `senryu.toml` of the
     current folder if there is one. Flags that are None were not given. Raises SettingsError.
+
+    The server's variables are `SENRYU_NAME`, those of another room `SENRYU_ROOM_NAME`. So a
+    shell that sets up several rooms suits all of them, and yet each room can refuse every name
+    with its prefix that it does not know: no room needs the names of another, and a mistyped
+    one never passes in silence.
     """
     hints = get_type_hints(shape)
     names = [field.name for field in fields(shape)]  # type: ignore[arg-type]
@@ -161,15 +178,59 @@ def load(
     for name, value in _file_table(file, table).items():
         _known(name, names, f"[{table}] in {file or 'senryu.toml'}")
         take(name, value, str(file or "senryu.toml"))
+    mine, others = _prefixes(table)
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in _NOT_SETTINGS:
-            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if not variable.startswith(mine) or variable in _NOT_SETTINGS:
+            continue
+        if not variable.startswith(others):
+            name = variable.removeprefix(mine).lower()
             _known(name, names, variable)
             take(name, text, variable)
     for name, value in flags.items():
         if value is not None:
             take(name, value, f"--{name.replace('_', '-')}")
     return Loaded(shape(**values), origins)
+
+
+def add_flags(parser: argparse.ArgumentParser, shape: type[Any], names: Sequence[str]) -> None:
+    """Flags for these fields of `shape`, each with its docstring; and `--config`."""
+    texts, hints = documented(shape), get_type_hints(shape)
+    defaults = {field.name: field.default for field in fields(shape)}
+    for name in names:
+        flag, text, default = f"--{name.replace('_', '-')}", texts[name], defaults[name]
+        wanted = _wanted(hints[name])
+        if wanted is bool:
+            parser.add_argument(flag, help=text, action=argparse.BooleanOptionalAction)
+            continue
+        if default is not None:
+            text += f" (default: {default})"
+        parser.add_argument(flag, help=text, metavar=_placeholder(name, wanted))
+    parser.add_argument("--config", type=Path, metavar="PATH", help="read instead of senryu.toml")
+
+
+def load_arguments(
+    shape: type[Settings], *, table: str, arguments: argparse.Namespace
+) -> Loaded[Settings]:
+    """Layer this process's environment and what a parser with `add_flags` found. Raises
+    SettingsError."""
+    names = {field.name for field in fields(shape)}  # type: ignore[arg-type]
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return load(shape, table=table, file=arguments.config, environment=os.environ, flags=given)
+
+
+def _placeholder(name: str, wanted: Any) -> str:
+    """What stands behind a flag in its help: N, GIB, {auto,gpu,cpu}."""
+    if get_origin(wanted) is Literal:
+        return "{" + ",".join(get_args(wanted)) + "}"
+    return "N" if wanted is int else name.rpartition("_")[2].upper()
+
+
+def _prefixes(table: str) -> tuple[str, tuple[str, ...]]:
+    """How the variables of a room begin, and those that begin so too but are another room's."""
+    rooms = tuple(f"{ENVIRONMENT_PREFIX}{room.upper()}_" for room in _TABLES if room != "server")
+    if table == "server":
+        return ENVIRONMENT_PREFIX, rooms
+    return f"{ENVIRONMENT_PREFIX}{table.upper()}_", ()
 
 
 def _file_table(file: Path | None, table: str) -> dict[str, Any]:
@@ -204,7 +265,11 @@ def _known(name: str, names: list[str], where: str) -> None:
 
 def _converted(name: str, value: Any, hint: Any, origin: str) -> Any:
     """`value` as the field's type: TOML and flags bring types, the environment brings text."""
-    wanted = next(kind for kind in _alternatives(hint) if kind is not type(None))
+    wanted = _wanted(hint)
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            raise SettingsError(f"{name}: {value!r} is not one of {', '.join(get_args(wanted))}")
+        return value
     try:
         if get_origin(wanted) is tuple:
             items = value.split(",") if isinstance(value, str) else value
@@ -216,13 +281,15 @@ def _converted(name: str, value: Any, hint: Any, origin: str) -> Any:
         if wanted is int and isinstance(value, float):
             raise ValueError
         return wanted(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         kind = getattr(wanted, "__name__", "list")
         raise SettingsError(f"{name}: {value!r} ({origin}) is not of type {kind}") from None
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def _wanted(hint: Any) -> Any:
+    """The type itself, of `int | None` as of `int`."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next(kind for kind in kinds if kind is not type(None))
 
 
 def _switch(value: Any) -> bool:
@@ -234,17 +301,13 @@ def _switch(value: Any) -> bool:
     return words[str(value).lower()]
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """A value as it stands in senryu.toml."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(f'"{item}"' for item in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingsError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
 
 
 def documented(shape: type[Any]) -> dict[str, str]:

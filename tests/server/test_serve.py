@@ -14,7 +14,7 @@ import pytest
 
 from senryu.server.engine.base import Choice, EngineCard
 from senryu.server.engine.scripted import ScriptedEngine
-from senryu.server.serve import FLAGS, SWITCHES, banner, main, parser
+from senryu.server.serve import FLAGS, banner, main, parser
 from senryu.server.settings import ServerSettings, documented
 
 
@@ -134,15 +134,32 @@ def test_print_config_shows_every_setting_with_its_origin(
         "port = 1  # --port",
         "compile = false  # --compile",
         'host = "127.0.0.1"  # default',
+        "# kv_memory_gib is left out",
     } <= set(lines)
 
 
 def test_every_flag_is_a_setting_with_its_text() -> None:
     texts = documented(ServerSettings)
     shown = " ".join(parser().format_help().split())
-    for name in FLAGS + SWITCHES:
+    for name in FLAGS:
         assert f"--{name.replace('_', '-')}" in shown
         assert texts[name].split(".")[0][:20] in shown
+
+
+def test_the_help_shows_choices_and_types_and_names_nothing_that_cannot_be_typed() -> None:
+    shown = " ".join(parser().format_help().split())
+    for flag in (
+        "--engine {auto,vllm,scripted} `auto`",
+        "--device {auto,gpu,cpu} `auto`",
+        "--dtype {auto,bfloat16,float16,float32} Type",
+        "--port N The",
+        "--kv-memory-gib GIB Memory",
+        "--model MODEL A",
+        "--config PATH",
+        "(default: 8765)",
+    ):
+        assert flag in shown
+    assert "None" not in shown
 
 
 # --- the whole command -------------------------------------------------------------------------

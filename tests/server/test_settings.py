@@ -1,11 +1,21 @@
 """Settings come from four layers, say where from, and refuse what they do not know."""
 
+import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from senryu.server.settings import Loaded, ServerSettings, SettingsError, documented, load
+from senryu.server.settings import (
+    Loaded,
+    ServerSettings,
+    SettingsError,
+    add_flags,
+    documented,
+    load,
+    load_arguments,
+)
 
 
 def load_server(
@@ -113,6 +123,9 @@ def test_toml_brings_types_of_its_own(tmp_path: Path) -> None:
         ({}, {"body_limit_mb": "0"}, "body_limit_mb: 0.0 must be greater than 0"),
         ({}, {"body_limit_mb": "inf"}, "body_limit_mb: inf is not a finite number"),
         ({}, {"kv_memory_gib": "nan"}, "kv_memory_gib: nan is not a finite number"),
+        ({"SENRYU_BODY_LIMIT_MB": "1e308"}, {}, "body_limit_mb: 1e+308 is more than a machine has"),
+        ({"SENRYU_KV_MEMORY_GIB": "1e308"}, {}, "kv_memory_gib: 1e+308 is more than a machine"),
+        ({"SENRYU_DISTIL_STEPS": "1"}, {}, "SENRYU_DISTIL_STEPS: there is no setting distil_steps"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_sentence_that_names_it(
@@ -131,6 +144,8 @@ def test_a_wrong_setting_is_refused_in_one_sentence_that_names_it(
         ("[server]\nport = true\n", "port: True (senryu.toml) is not of type int"),
         ("[server]\nport = 1.5\n", "port: 1.5 (senryu.toml) is not of type int"),
         ("[server]\nport = [1]\n", "port: [1] (senryu.toml) is not of type int"),
+        ("[server]\nengine = 1\n", "engine: 1 is not one of auto, vllm, scripted"),
+        (f"[server]\nping_seconds = 1{'0' * 400}\n", "is not of type float"),
         ("[server]\nmodel = false\n", "model: False (senryu.toml) is not of type str"),
         ("[server]\naliases = 3\n", "aliases: 3 (senryu.toml) is not of type tuple"),
         ("[server\n", "senryu.toml is not valid TOML: "),
@@ -161,6 +176,7 @@ def test_the_shown_settings_name_every_origin_and_hide_the_key() -> None:
     assert "api_key = (set)  # SENRYU_API_KEY" in lines
     assert 'aliases = ["a", "b"]  # SENRYU_ALIASES' in lines
     assert "port = 8765  # default" in lines
+    assert "# window is left out" in lines
     assert "lenient_sampling = false  # default" in lines
     assert not any("s3cret" in line for line in lines)
 
@@ -173,3 +189,51 @@ def test_every_setting_documents_itself() -> None:
 
 def test_the_body_limit_counts_in_mebibytes() -> None:
     assert ServerSettings(body_limit_mb=32).body_limit_bytes == 32 * 1024 * 1024
+
+
+def test_the_largest_body_limit_is_a_number_of_bytes() -> None:
+    assert ServerSettings(body_limit_mb=2**20).body_limit_bytes == 2**40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSettings:
+    """Another room's, made up."""
+
+    load: int = 1
+    """How many at a time. Left out: one."""
+
+    kind: Literal["closed", "open"] = "closed"
+    """How requests arrive."""
+
+    save: bool | None = None
+    """Write a record."""
+
+
+def test_each_room_reads_its_own_variables_and_lets_the_others_be() -> None:
+    both = {"SENRYU_PORT": "1", "SENRYU_BENCHES_LOAD": "7"}
+    assert load_server(environment=both).settings.port == 1
+    loaded = load(BenchSettings, table="benches", environment=both, flags={})
+    assert loaded.settings.load == 7
+    assert loaded.origins["load"] == "SENRYU_BENCHES_LOAD"
+
+
+def test_a_mistyped_variable_of_a_room_is_an_error_there() -> None:
+    with pytest.raises(SettingsError, match=r"SENRYU_BENCHES_LAOD: .*did you mean load"):
+        load(BenchSettings, table="benches", environment={"SENRYU_BENCHES_LAOD": "1"}, flags={})
+
+
+def test_no_setting_of_the_server_looks_like_one_of_another_room() -> None:
+    names = load_server().origins
+    assert not [name for name in names if name.startswith(("distill_", "quant_", "benches_"))]
+
+
+def test_a_room_makes_its_flags_from_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENRYU_BENCHES_LOAD", "3")
+    flags = argparse.ArgumentParser()
+    add_flags(flags, BenchSettings, ["load", "kind", "save"])
+    shown = " ".join(flags.format_help().split())
+    assert "--load N How many at a time. Left out: one. (default: 1)" in shown
+    assert "--kind {closed,open} How requests arrive. (default: closed)" in shown
+    arguments = flags.parse_args(["--kind", "open", "--no-save"])
+    loaded = load_arguments(BenchSettings, table="benches", arguments=arguments)
+    assert loaded.settings == BenchSettings(load=3, kind="open", save=False)
