@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import ipaddress
+import shlex
 import signal
 import socket
 import sys
@@ -152,35 +153,56 @@ async def _answer_requests(
 
 
 def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
-    """What was chosen and why, and the lines to paste."""
+    """What was chosen and why, and the lines to paste. The key itself is never printed."""
     width = max(len(choice.name) for choice in engine.card.choices)
     chosen = [
         f"  {choice.name:<{width}}  {choice.value}  ({choice.why})"
         for choice in engine.card.choices
     ]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}"
-    key = "the key that you set" if settings.api_key else "local"
+    url, bound = _addresses(settings.host, port)
     model = engine.card.model
+    variables = [
+        f"ANTHROPIC_BASE_URL={url}",
+        'ANTHROPIC_API_KEY="$SENRYU_API_KEY"' if settings.api_key else "ANTHROPIC_API_KEY=local",
+    ]
+    token = variables[1].replace("API_KEY", "AUTH_TOKEN", 1)
+    in_python, in_typescript = '"local"', '"local"'
+    first = []
+    if settings.api_key:
+        in_python, in_typescript = 'os.environ["SENRYU_API_KEY"]', "process.env.SENRYU_API_KEY"
+        first = ["  # these read $SENRYU_API_KEY: export it here too, as the key that you set"]
     return "\n".join(
         [
             "",
             f"senryu serves {model} on {url}",
+            *([f"  listening on {bound}: other machines use this one's name"] if bound else []),
             *chosen,
             "",
             "The official SDKs, and anything that reads the environment:",
-            f"  export ANTHROPIC_BASE_URL={url}",
-            f'  export ANTHROPIC_API_KEY="{key}"',
+            *first,
+            *(f"  export {variable}" for variable in variables),
             "",
-            "Claude Code:",
-            f'  ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN="{key}" ANTHROPIC_MODEL={model} \\',
+            "Claude Code (it needs tools, which this server still refuses):",
+            f"  {variables[0]} {token} ANTHROPIC_MODEL={shlex.quote(model)} \\",
             f"  CLAUDE_CODE_MAX_CONTEXT_TOKENS={engine.card.window} claude",
             "",
             "Python:",
-            f'  anthropic.Anthropic(base_url="{url}", api_key="{key}")',
+            f'  anthropic.Anthropic(base_url="{url}", api_key={in_python})',
             "TypeScript:",
-            f'  new Anthropic({{ baseURL: "{url}", apiKey: "{key}" }})',
+            f'  new Anthropic({{ baseURL: "{url}", apiKey: {in_typescript} }})',
             "",
             "Ctrl-C stops it.",
         ]
     )
+
+
+def _addresses(host: str, port: int) -> tuple[str, str | None]:
+    """The URL that works on this machine, and where we listen when that is every address."""
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        every = not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        every = False
+    if not every:
+        return f"http://{shown}:{port}", None
+    return f"http://127.0.0.1:{port}", f"every address, {shown or '0.0.0.0'}:{port}"  # noqa: S104

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -49,7 +50,7 @@ def test_the_banner_says_what_was_chosen_and_why_and_what_to_paste(engine: Scrip
         "  device     A Processor, 2 cores  (no NVIDIA GPU)",
         "  KV memory  1.0 GiB  (a twelfth of memory)",
         "  export ANTHROPIC_BASE_URL=http://127.0.0.1:4242",
-        '  export ANTHROPIC_API_KEY="local"',
+        "  export ANTHROPIC_API_KEY=local",
         '  anthropic.Anthropic(base_url="http://127.0.0.1:4242", api_key="local")',
         '  new Anthropic({ baseURL: "http://127.0.0.1:4242", apiKey: "local" })',
     ):
@@ -62,7 +63,50 @@ def test_the_banner_says_what_was_chosen_and_why_and_what_to_paste(engine: Scrip
 def test_the_banner_never_shows_the_key(engine: ScriptedEngine) -> None:
     shown = banner(ServerSettings(api_key="s3cret"), engine, 1)
     assert "s3cret" not in shown
-    assert '"local"' not in shown
+    assert 'local"' not in shown
+    assert "=local" not in shown
+
+
+def test_with_a_key_the_lines_to_paste_work_where_the_key_is_exported(
+    engine: ScriptedEngine,
+) -> None:
+    shown = banner(ServerSettings(api_key="s3cret"), engine, 4242)
+    lines = shown.split("environment:\n")[1].split("\n\n")[0]
+    told = subprocess.run(
+        ["sh", "-c", f'{lines}\nprintf "%s %s" "$ANTHROPIC_BASE_URL" "$ANTHROPIC_API_KEY"'],
+        env={"SENRYU_API_KEY": "s3cret with a space"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "http://127.0.0.1:4242 s3cret with a space"
+    assert 'ANTHROPIC_AUTH_TOKEN="$SENRYU_API_KEY"' in shown
+    assert 'api_key=os.environ["SENRYU_API_KEY"]' in shown
+    assert "apiKey: process.env.SENRYU_API_KEY" in shown
+    assert "export it here too" in lines
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [("0.0.0.0", "0.0.0.0:1"), ("::", "[::]:1"), ("0::0", "[0::0]:1"), ("", "0.0.0.0:1")],
+)
+def test_every_address_is_noted_and_the_one_to_paste_works_here(
+    engine: ScriptedEngine, host: str, bound: str
+) -> None:
+    lines = banner(ServerSettings(host=host, api_key="k"), engine, 1).splitlines()
+    assert "senryu serves scripted on http://127.0.0.1:1" in lines
+    assert "  export ANTHROPIC_BASE_URL=http://127.0.0.1:1" in lines
+    assert any(line.startswith(f"  listening on every address, {bound}") for line in lines)
+
+
+def test_the_banner_says_that_claude_code_must_wait_for_tools(engine: ScriptedEngine) -> None:
+    (line,) = [x for x in banner(ServerSettings(), engine, 1).splitlines() if "Claude Code" in x]
+    assert line == "Claude Code (it needs tools, which this server still refuses):"
+
+
+def test_a_model_id_that_a_shell_would_split_is_quoted(engine: ScriptedEngine) -> None:
+    engine.card = replace(engine.card, model="my model; rm")
+    assert "ANTHROPIC_MODEL='my model; rm' " in banner(ServerSettings(), engine, 1)
 
 
 def test_an_address_of_the_sixth_kind_stands_in_brackets(engine: ScriptedEngine) -> None:
