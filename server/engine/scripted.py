@@ -18,17 +18,30 @@ POEM = "The model is small,\nit says only what it read:\nplease, no more questio
 
 
 class ByteTokenizer:
-    """One token a UTF-8 byte, and a control token each side of a message."""
+    """One token a UTF-8 byte, and a control token each side of a message.
+
+    Rendered text spells the control tokens as the bytes 2 and 3; where those stand in a message,
+    byte 16 before them says that they are text.
+    """
 
     BEGIN, END = 256, 257
 
-    def render(self, messages: list[ChatMessage]) -> str:
-        turns = [f"\x02{message['role']}\n{message['content']}\x03\n" for message in messages]
-        return "".join(turns) + "\x02assistant\n"
+    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
+        turns = [
+            f"\x02{message['role']}\n{self._text(message['content'])}\x03\n" for message in messages
+        ]
+        return "".join(turns) + "\x02assistant\n" + self._text(prefill)
+
+    def _text(self, text: str) -> str:
+        return re.sub("([\x02\x03])", "\x10\\1", text)
 
     def encode(self, text: str) -> list[int]:
         controls = {2: self.BEGIN, 3: self.END}
-        return [controls.get(byte, byte) for byte in text.encode()]
+        read = text.encode()
+        return [
+            byte if before == 16 else controls.get(byte, byte)
+            for before, byte in zip(b"\0" + read, read, strict=False)
+        ]
 
 
 class ScriptedEngine:

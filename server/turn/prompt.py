@@ -15,13 +15,15 @@ ChatMessage = dict[str, str]
 class ChatTokenizer(Protocol):
     """What a model folder gives us to turn a conversation into token ids."""
 
-    def render(self, messages: list[ChatMessage]) -> str:
-        """The chat template's text for `messages` ({"role", "content"}), ending just where
-        the assistant's answer begins. Raises ValueError when the template refuses."""
+    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
+        """The chat template's text for `messages` ({"role", "content"}) up to where the
+        assistant's answer begins, then `prefill`. Only `encode` can read it. Raises ValueError
+        when the template refuses."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of rendered text; control tokens in it count as such."""
+        """Token ids of rendered text: the template's control tokens as such, what looks like one
+        in a message as the characters that it is."""
         ...
 
 
@@ -49,4 +51,4 @@ def render(conversation: Conversation, tokenizer: ChatTokenizer) -> str:
     prefill = conversation.prefill
     turns = conversation.messages if prefill is None else conversation.messages[:-1]
     messages += [{"role": turn.role, "content": turn.text} for turn in turns]
-    return tokenizer.render(messages) + (prefill or "")
+    return tokenizer.render(messages, prefill or "")

@@ -3,6 +3,7 @@
 The one place of the server room that imports transformers (no torch is needed for this).
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,50 @@ def open_tokenizer(model: str | Path) -> ChatTokenizer:
     return _HuggingFaceTokenizer(tokenizer)
 
 
+# A Unicode noncharacter, which no text that people exchange contains.
+_GUARD = "\ufdd0"
+
+
 class _HuggingFaceTokenizer:
+    """Text of the conversation never becomes a control token: a user who writes `<|im_end|>` has
+    written ten characters and not ended a turn. `render` puts guards round such words, and
+    `encode` spells out what stands between guards."""
+
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        controls = [str(each) for each in tokenizer.added_tokens_decoder.values() if each.special]
+        longest_first = sorted(controls, key=len, reverse=True)
+        words = "|".join(map(re.escape, longest_first)) or r"(?!)"  # none: matches nothing
+        self._control = re.compile(words)
+        self._guarded = re.compile(f"{_GUARD}({words}){_GUARD}")
 
-    def render(self, messages: list[ChatMessage]) -> str:
+    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
         from jinja2 import TemplateError
 
+        guarded = [{**message, "content": self._guard(message["content"])} for message in messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                guarded, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses this: {error}") from error
-        return text
+        return text + self._guard(prefill)
+
+    def _guard(self, text: str) -> str:
+        return self._control.sub(rf"{_GUARD}\g<0>{_GUARD}", text)
 
     def encode(self, text: str) -> list[int]:
+        if _GUARD not in text:
+            return self._ids(text)
+        ids: list[int] = []
+        # Splitting at a group keeps the groups: every second piece stood between guards.
+        for number, piece in enumerate(self._guarded.split(text)):
+            ids += self._ids(piece, split_special_tokens=number % 2 == 1)
+        return ids
+
+    def _ids(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
         # The template has already written the control tokens, the first one included.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=split_special_tokens
+        )["input_ids"]
         return ids

@@ -52,7 +52,7 @@ def test_the_length_of_a_prompt_is_its_count_of_tokens() -> None:
 
 def test_a_template_that_refuses_is_heard() -> None:
     class Refusing(ByteTokenizer):
-        def render(self, messages: list[ChatMessage]) -> str:
+        def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
             raise ValueError("no system prompts, please")
 
     with pytest.raises(ValueError, match="no system prompts"):
