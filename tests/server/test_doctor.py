@@ -20,11 +20,11 @@ class Choosy(ByteTokenizer):
     def __init__(self, *refused: str) -> None:
         self._refused = refused
 
-    def render(self, messages: list[ChatMessage]) -> str:
+    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
         for message in messages:
             if message["role"] in self._refused:
                 raise ValueError(f"the model's chat template refuses this: no {message['role']}")
-        return super().render(messages)
+        return super().render(messages, prefill)
 
 
 class Remembering(ScriptedEngine):
