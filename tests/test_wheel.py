@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from senryu.server.install_plan import read_pip_config, uv_environment
 
 ROOT = Path(__file__).parents[1]
