@@ -90,6 +90,9 @@ class ServerSettings:
     body_limit_mb: float = 32.0
     """Largest request body, packed or unpacked, in MiB."""
 
+    body_seconds: float = 60.0
+    """Silence in the middle of a request body after which we stop waiting for the rest."""
+
     lenient_sampling: bool = False
     """Honour temperature, top_p and top_k also for clients of API version 2026-10-21, under
     which the hosted service refuses them."""
@@ -108,10 +111,10 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise SettingsError(f"{name}: {value} must be greater than 0")
-        for name in ("kv_memory_gib", "ping_seconds", "body_limit_mb"):
+        for name in ("kv_memory_gib", "ping_seconds", "body_limit_mb", "body_seconds"):
             if not math.isfinite(getattr(self, name) or 0.0):
                 raise SettingsError(f"{name}: {getattr(self, name)} is not a finite number")
-        for name in ("ping_seconds", "body_limit_mb"):
+        for name in ("ping_seconds", "body_limit_mb", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
         for name in ("kv_memory_gib", "body_limit_mb"):  # 1e308 of them is no number of bytes

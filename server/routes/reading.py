@@ -3,13 +3,21 @@
 Checks run in the contract's order (4.1): credential, version, size, and only then the JSON.
 """
 
+import asyncio
+import gzip
 import hmac
+import io
 import zlib
 
 from fastapi import Request
 
 from senryu.server.settings import ServerSettings
-from senryu.server.wire.errors import AuthenticationFailed, InvalidRequest, RequestTooLarge
+from senryu.server.wire.errors import (
+    AuthenticationFailed,
+    BodyTimedOut,
+    InvalidRequest,
+    RequestTooLarge,
+)
 
 CLASSIC = "2023-06-01"
 CURRENT = "2026-10-21"
@@ -55,18 +63,12 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
         raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-    body = b"".join(parts)
+    body = await _received(request, settings.body_seconds, limit, too_large)
     match request.headers.get("content-encoding", "identity").strip().lower():
         case "identity" | "":
             return body
         case "gzip" | "x-gzip":
-            return _gunzip(body, limit)
+            return await asyncio.to_thread(_gunzip, body, limit)
         case other:
             raise InvalidRequest(
                 f"content-encoding: {other!r} is not supported; send gzip, or no encoding",
@@ -74,24 +76,45 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
             )
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+async def _received(
+    request: Request, seconds: float, limit: int, too_large: RequestTooLarge
+) -> bytes:
+    """The bytes as they were sent. Raises BodyTimedOut when none come for `seconds`."""
+    loop = asyncio.get_running_loop()
+    parts, size = [], 0
     try:
-        plain = unpacker.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequest(
-            f"content-encoding: the body is not valid gzip ({error})",
-            details={"error_code": "request_body_encoding_invalid"},
+        async with asyncio.timeout(seconds) as patience:
+            async for part in request.stream():
+                patience.reschedule(loop.time() + seconds)
+                size += len(part)
+                if size > limit:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        raise BodyTimedOut(
+            f"The request body stopped arriving: nothing came for {seconds:g} seconds; try again"
         ) from None
+    return b"".join(parts)
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """The members of a gzip file (RFC 1952), one after the other."""
+    try:
+        plain = gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _corrupt(str(error)) from None
+    if not body:
+        raise _corrupt("it is empty")
     if len(plain) > limit:
         raise RequestTooLarge(
             f"Request exceeds the maximum size of {limit / 2**20:g} MB once unpacked",
             details={"error_code": "request_body_too_large_after_decoding"},
         )
-    if not unpacker.eof or unpacker.unused_data:
-        what = "has more behind its end" if unpacker.eof else "is cut short"
-        raise InvalidRequest(
-            f"content-encoding: the gzip body {what}",
-            details={"error_code": "request_body_encoding_invalid"},
-        )
     return plain
+
+
+def _corrupt(why: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"content-encoding: the body is not valid gzip ({why})",
+        details={"error_code": "request_body_encoding_invalid"},
+    )

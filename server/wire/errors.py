@@ -5,6 +5,7 @@
     ├── AuthenticationFailed    401     authentication_error
     ├── NotFound                404     not_found_error
     ├── MethodNotAllowed        405     invalid_request_error
+    ├── BodyTimedOut            408     timeout_error
     ├── RequestTooLarge         413     request_too_large
     ├── EngineFailed            500     api_error
     └── NotReady                503     overloaded_error
@@ -81,6 +82,17 @@ class MethodNotAllowed(ApiError):
 
     status = 405
     type = "invalid_request_error"
+
+
+class BodyTimedOut(ApiError):
+    """The rest of the body does not come."""
+
+    status = 408
+    type = "timeout_error"
+
+    def headers(self) -> dict[str, str]:
+        """The rest of this request would be taken for the next one: no more on this line."""
+        return super().headers() | {"connection": "close"}
 
 
 class RequestTooLarge(ApiError):

@@ -120,6 +120,7 @@ def test_toml_brings_types_of_its_own(tmp_path: Path) -> None:
         ({}, {"window": "-5"}, "window: -5 must be greater than 0"),
         ({}, {"kv_memory_gib": "many"}, "kv_memory_gib: 'many' (--kv-memory-gib) is not of type"),
         ({}, {"ping_seconds": "nan"}, "ping_seconds: nan is not a finite number"),
+        ({}, {"body_seconds": "0"}, "body_seconds: 0.0 must be greater than 0"),
         ({}, {"body_limit_mb": "0"}, "body_limit_mb: 0.0 must be greater than 0"),
         ({}, {"body_limit_mb": "inf"}, "body_limit_mb: inf is not a finite number"),
         ({}, {"kv_memory_gib": "nan"}, "kv_memory_gib: nan is not a finite number"),

@@ -1,5 +1,6 @@
 """Credentials, API versions and bodies are checked as the contract says, in its order."""
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -255,7 +256,7 @@ GOOD = gzip.compress(b'{"model": "scripted"}', mtime=0)
         GOOD[: len(GOOD) // 2],
         GOOD[:-6] + b"\0\0" + GOOD[-4:],
         GOOD + b"trailing",
-        GOOD + GOOD,
+        GOOD + GOOD[:-1],
     ],
     ids=[
         "plain",
@@ -266,7 +267,7 @@ GOOD = gzip.compress(b'{"model": "scripted"}', mtime=0)
         "half",
         "wrong checksum",
         "something behind it",
-        "a second member",
+        "a second member cut short",
     ],
 )
 async def test_a_corrupt_or_cut_gzip_body_is_refused(
@@ -278,6 +279,53 @@ async def test_a_corrupt_or_cut_gzip_body_is_refused(
     assert (status, kind) == (400, "invalid_request_error")
     assert message.startswith("content-encoding: ")
     assert code(reply) == "request_body_encoding_invalid"
+
+
+async def test_a_gzipped_body_may_have_several_members(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    """RFC 1952, 2.2: a gzip file is a series of members."""
+    plain = json.dumps(body).encode()
+    packed = b"".join(gzip.compress(plain[at : at + 7]) for at in range(0, len(plain), 7))
+    headers = {"content-encoding": "gzip"}
+    reply = await client.post("/v1/messages", content=packed, headers=headers)
+    assert reply.status_code == 200
+
+
+async def test_the_limit_is_for_all_members_together(client_for: ClientFor) -> None:
+    packed = gzip.compress(b" " * 2**13) * 2
+    headers = {"content-encoding": "gzip"}
+    client = client_for(**SMALL)
+    reply = await client.post("/v1/messages", content=packed, headers=headers)
+    assert error(reply)[0] == 400  # it is read, and is no JSON
+    packed += gzip.compress(b" ")
+    reply = await client.post("/v1/messages", content=packed, headers=headers)
+    assert code(reply) == "request_body_too_large_after_decoding"
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_body_that_stops_arriving_is_a_408(path: str, client_for: ClientFor) -> None:
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b'{"model": '
+        await asyncio.sleep(3600)
+
+    reply = await client_for(body_seconds=0.05).post(path, content=stuck())
+    status, kind, message = error(reply)
+    assert (status, kind) == (408, "timeout_error")
+    assert "0.05 seconds" in message
+    assert reply.headers["connection"] == "close"
+
+
+async def test_a_slow_body_that_keeps_arriving_is_waited_for(
+    client_for: ClientFor, body: Body
+) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        for byte in json.dumps(body).encode().ljust(100):
+            await asyncio.sleep(0.01)
+            yield bytes([byte])
+
+    reply = await client_for(body_seconds=0.9).post("/v1/messages", content=slow())
+    assert reply.status_code == 200
 
 
 async def test_a_gzip_bomb_is_a_413(client_for: ClientFor) -> None:

@@ -10,6 +10,7 @@ TREE = {
     errors.AuthenticationFailed: (401, "authentication_error", "false"),
     errors.NotFound: (404, "not_found_error", None),
     errors.MethodNotAllowed: (405, "invalid_request_error", None),
+    errors.BodyTimedOut: (408, "timeout_error", None),
     errors.RequestTooLarge: (413, "request_too_large", None),
     errors.EngineFailed: (500, "api_error", None),
     errors.NotReady: (503, "overloaded_error", None),
@@ -46,3 +47,8 @@ def test_details_and_a_time_to_wait_are_sent_when_they_are_known() -> None:
     error = errors.EngineFailed("It broke.", details={"error_code": "x"}, retry_after=7)
     assert error.body("req_1")["error"]["details"] == {"error_code": "x"}
     assert error.headers() == {"retry-after": "7"}
+
+
+def test_a_body_that_stopped_ends_the_connection() -> None:
+    """Its rest, should it come, would be taken for the next request."""
+    assert errors.BodyTimedOut("It stopped.").headers() == {"connection": "close"}
