@@ -39,12 +39,17 @@ def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
-    app.add_exception_handler(Exception, _our_fault)
-    return RequestIds(app)
+    app.add_middleware(Envelope)
+    return app
 
 
-class RequestIds:
-    """Gives each request its id: in its state for error bodies, on its response as a header."""
+class Envelope:
+    """What holds for every request: it has an id, in its state for error bodies and on its
+    response as a header; and our own bugs are logged and answered with that id.
+
+    The latter is no exception handler, for those of Starlette raise the error once more, and the
+    HTTP server would log it again.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -56,13 +61,23 @@ class RequestIds:
         request_id = new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         header = (b"request-id", request_id.encode())
+        started = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [*message["headers"], header]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            if started:
+                raise  # the HTTP server logs it and cuts the connection: no end is not a good end
+            log.exception("request %s failed", request_id)
+            reply = error_reply(EngineFailed("Internal server error"), request_id)
+            await reply(scope, receive, send_with_id)
 
 
 def _request_id(request: Request) -> str:
@@ -91,9 +106,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _client_left(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
-
-
-async def _our_fault(request: Request, error: Exception) -> Response:
-    request_id = _request_id(request)
-    log.error("request %s failed", request_id, exc_info=error)
-    return error_reply(EngineFailed("Internal server error"), request_id)

@@ -73,13 +73,15 @@ async def test_our_own_bug_is_a_500_with_an_id_and_tells_nothing(
             raise RuntimeError("secret")
 
     app = build_app(ServerSettings(), Buggy())
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app)  # which raises what the HTTP server would log once more
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         reply = await client.post("/v1/messages", json=body | {"stream": stream})
     assert reply.status_code == 500
     error = check_error(reply)
     assert error == {"type": "api_error", "message": "Internal server error"}
-    assert reply.headers["request-id"] in caplog.text
+    (record,) = caplog.records
+    assert reply.headers["request-id"] in record.getMessage()
+    assert record.exc_info
 
 
 # --- the router's own refusals -----------------------------------------------------------------
