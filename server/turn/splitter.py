@@ -4,6 +4,8 @@ Holds back whatever may still become a stop sequence, so that no part of one is 
 gives the same result however the text is cut into pieces. It knows text and nothing else.
 """
 
+import re
+
 
 class StopScanner:
     """Watches for stop sequences across piece borders.
@@ -13,7 +15,11 @@ class StopScanner:
     """
 
     def __init__(self, sequences: tuple[str, ...]) -> None:
-        self._sequences = sequences
+        # By first letter: most letters of an answer begin no sequence, however many there are.
+        self._sequences: dict[str, list[str]] = {}
+        for sequence in sequences:
+            self._sequences.setdefault(sequence[0], []).append(sequence)
+        self._beginnings = re.compile("|".join(map(re.escape, self._sequences)))
         self._held = ""
         self.matched: str | None = None
 
@@ -23,18 +29,21 @@ class StopScanner:
         if not self._sequences:
             return piece
         text = self._held + piece
-        found = [
-            (start + len(sequence), start, sequence)
-            for sequence in self._sequences
-            if (start := text.find(sequence)) >= 0
-        ]
+        found: list[tuple[int, int, str]] = []
+        safe = len(text)
+        for beginning in self._beginnings.finditer(text):
+            start = beginning.start()
+            for sequence in self._sequences[text[start]]:
+                if text.startswith(sequence, start):
+                    found.append((start + len(sequence), start, sequence))
+                elif start < safe and _may_become(text, start, sequence):
+                    safe = start
         if found:
-            _, start, self.matched = min(found)
+            _, shown, self.matched = min(found)
             self._held = ""
-            return text[:start]
-        keep = max(_overlap(text, sequence) for sequence in self._sequences)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            return text[:shown]
+        self._held = text[safe:]
+        return text[:safe]
 
     def flush(self) -> str:
         """What was held back, once it is known that nothing follows."""
@@ -42,9 +51,7 @@ class StopScanner:
         return text
 
 
-def _overlap(text: str, sequence: str) -> int:
-    """How many characters at the end of `text` begin `sequence`."""
-    for start in range(max(0, len(text) - len(sequence) + 1), len(text)):
-        if sequence.startswith(text[start:]):
-            return len(text) - start
-    return 0
+def _may_become(text: str, start: int, sequence: str) -> bool:
+    """Whether `text` from `start` on may become `sequence`."""
+    rest = len(text) - start
+    return rest < len(sequence) and text.endswith(sequence[:rest])
