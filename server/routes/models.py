@@ -3,6 +3,7 @@
 from fnmatch import fnmatchcase
 
 from fastapi import APIRouter, Request
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from senryu.server.engine.base import Engine, EngineCard
@@ -37,9 +38,20 @@ async def list_models(request: Request) -> Response:
         raise InvalidRequest("limit: Input should be an integer from 1 to 1000")
     # One model: whatever lies after it or before it is nothing.
     past = engine.card.model in (query.get("after_id"), query.get("before_id"))
-    data = [] if past else [_body(engine.card)]
+    data = [] if past or not _active_is_asked_for(query) else [_body(engine.card)]
     only = engine.card.model if data else None
     return json_reply({"data": data, "has_more": False, "first_id": only, "last_id": only})
+
+
+def _active_is_asked_for(query: QueryParams) -> bool:
+    """What we serve is active: a list of the deprecated or the retired is empty."""
+    asked = query.getlist("lifecycle[]") + query.getlist("lifecycle")
+    for index, lifecycle in enumerate(asked):
+        if lifecycle not in ("active", "deprecated", "retired"):
+            raise InvalidRequest(
+                f"lifecycle.{index}: Input should be 'active', 'deprecated' or 'retired'"
+            )
+    return not asked or "active" in asked
 
 
 @router.get("/v1/models/{model_id:path}")

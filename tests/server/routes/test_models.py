@@ -31,13 +31,28 @@ async def test_a_model_is_the_same_alone_as_in_the_list(client: httpx.AsyncClien
     assert listed["max_input_tokens"] == 200_000
 
 
-@pytest.mark.parametrize("query", ["after_id=scripted", "before_id=scripted"])
-async def test_there_is_nothing_after_or_before_it(query: str, client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize(
+    "query",
+    ["after_id=scripted", "before_id=scripted", "lifecycle[]=retired", "lifecycle[]=deprecated"],
+)
+async def test_there_is_nothing_after_or_before_it_and_none_that_is_retired(
+    query: str, client: httpx.AsyncClient
+) -> None:
     body = (await client.get(f"/v1/models?{query}")).json()
     assert body == {"data": [], "has_more": False, "first_id": None, "last_id": None}
 
 
-@pytest.mark.parametrize("query", ["limit=1", "limit=1000", "beta=true", "lifecycle=active"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=1",
+        "limit=1000",
+        "beta=true",
+        "lifecycle=active",
+        "lifecycle[]=active",
+        "lifecycle[]=retired&lifecycle[]=active",
+    ],
+)
 async def test_a_page_may_have_any_allowed_size(query: str, client: httpx.AsyncClient) -> None:
     body = (await client.get(f"/v1/models?{query}")).json()
     assert len(body["data"]) == 1
@@ -55,6 +70,7 @@ async def test_a_page_may_have_any_allowed_size(query: str, client: httpx.AsyncC
         ("limit=²", "limit"),
         ("limit=" + "9" * 5000, "limit"),
         ("after_id=a&before_id=b", "after_id"),
+        ("lifecycle[]=active&lifecycle[]=young", "lifecycle.1"),
     ],
 )
 async def test_a_page_that_cannot_be_is_refused(
