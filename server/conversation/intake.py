@@ -5,17 +5,19 @@ the location first. What the server does not honour yet is refused by name, neve
 This file knows no HTTP, no clock, no tokenizer and no engine.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam, MessagesRequest, Prompted
 
-from .messages import Conversation, Message, Role, Sampling, TextBlock
+from .messages import Conversation, Message, Sampling, TextBlock, system_note
 
 # Blocks that only one of the two parties can have written (contract 1.3.1).
-_PARTIES: dict[str, Role] = {
+_PARTIES = {
     "tool_use": "assistant",
     "thinking": "assistant",
     "redacted_thinking": "assistant",
@@ -23,7 +25,13 @@ _PARTIES: dict[str, Role] = {
     "search_result": "user",
     "tool_result": "user",
     "container_upload": "user",
-}
+    "compaction": "assistant",
+    "tool_addition": "system",
+    "tool_removal": "system",
+} | dict.fromkeys(wire.HOSTED, "assistant")
+_EDITS_WITHOUT_EFFECT = [
+    {"type": "clear_thinking_20251015", "keep": keep} for keep in ("all", {"type": "all"})
+]
 _NOT_YET = "this server does not honour it yet; remove it from the request"
 
 
@@ -99,8 +107,10 @@ def _refuse_what_is_not_honoured(request: Prompted, model: str) -> None:
     for location, value in _unsupported_fields(request):
         if value:
             raise InvalidRequest(f"{location}: {_NOT_YET}")
-    if isinstance(request, MessagesRequest) and request.container:
+    if isinstance(request, MessagesRequest) and request.container is not None:
         raise InvalidRequest("container: there is no code execution on this server")
+    if request.context_management is not None:
+        _check_edits(request.context_management.edits or [])
     for location in _cache_marks(request):
         # "not permitted" is what clients look for before they repeat without the field.
         raise InvalidRequest(f"{location}: not permitted: {_NOT_YET}")
@@ -111,9 +121,14 @@ def _unsupported_fields(request: Prompted) -> Iterator[tuple[str, Any]]:
     yield "tool_choice", request.tool_choice
     yield "output_config.format", request.output_config and request.output_config.format
     yield "output_format", request.output_format
-    context = request.context_management
-    yield "context_management.edits", context and context.edits
     yield "mcp_servers", request.mcp_servers
+
+
+def _check_edits(edits: Sequence[dict[str, Any]]) -> None:
+    """To keep all thinking changes nothing, and Claude Code always asks for it (contract 1.9)."""
+    for index, edit in enumerate(edits):
+        if edit not in _EDITS_WITHOUT_EFFECT:
+            raise InvalidRequest(f"context_management.edits.{index}: {_NOT_YET}")
 
 
 def _cache_marks(request: Prompted) -> Iterator[str]:
@@ -130,65 +145,93 @@ def _cache_marks(request: Prompted) -> Iterator[str]:
 
 
 def _system(texts: Sequence[wire.Text]) -> Iterator[TextBlock]:
-    for text in texts:
+    for index, text in enumerate(texts):
         if not text.text:
             raise InvalidRequest("system: text content blocks must be non-empty")
+        if text.citations:
+            raise InvalidRequest(f"system.{index}.citations: {_NOT_YET}")
         yield TextBlock(text=text.text)
 
 
 def _messages(params: Sequence[MessageParam]) -> Iterator[Message]:
+    """The entries as turns of the two parties; what holds nothing for this model is left out."""
     if not params:
         raise InvalidRequest("messages: at least one message is required")
     last = len(params) - 1
+    note: list[str] = []
     for index, param in enumerate(params):
-        role = _role(index, param)
+        _check_place(index, params)
         if not param.content:
-            if index == last and role == "assistant" and index > 0:
+            if index == last and param.role == "assistant":
                 continue  # an empty final answer is allowed and means nothing
             raise InvalidRequest(
                 f"messages.{index}: all messages must have non-empty content except for the "
                 "optional final assistant message"
             )
-        yield Message(role=role, content=tuple(_blocks(index, role, param.content)))
+        content = tuple(_blocks(index, param))
+        if param.role != "system":
+            if content:
+                yield Message(role=param.role, content=content)
+            continue
+        note.append("".join(block.text for block in content))
+        if index == last or params[index + 1].role != "system":  # several in a row are one
+            yield Message(role="user", content=(system_note("\n".join(note)),))
+            note = []
 
 
-def _role(index: int, param: MessageParam) -> Role:
+def _check_place(index: int, params: Sequence[MessageParam]) -> None:
+    """Whether an entry of this role may stand here, with these keys."""
+    param = params[index]
+    if index == 0 and param.role == "assistant":
+        raise InvalidRequest('messages: first message must use the "user" role')
     if param.role == "system":
         if index == 0:
             raise InvalidRequest(
                 "messages.0: role 'system' cannot open a conversation: "
                 "use the top-level 'system' parameter for the initial system prompt"
             )
-        raise InvalidRequest(f"messages.{index}: role 'system' is not supported on this model")
-    for name in ("clear_at", "output_config"):  # of system messages only (contract 1.3.2)
+        if params[index - 1].role == "assistant":
+            raise InvalidRequest(f"messages.{index}: role 'system' must follow a user message")
+        if index + 1 < len(params) and params[index + 1].role == "user":
+            raise InvalidRequest(
+                f"messages.{index}: role 'system' must precede an assistant message, or be last"
+            )
+    for name in ("clear_at", "output_config"):  # only with a beta (contract 1.3.2)
         if getattr(param, name) is not None:
             raise InvalidRequest(f"messages.{index}.{name}: Extra inputs are not permitted")
-    if index == 0 and param.role == "assistant":
-        raise InvalidRequest('messages: first message must use the "user" role')
-    return param.role
 
 
-def _blocks(index: int, role: Role, content: Sequence[wire.ContentBlock]) -> Iterator[TextBlock]:
-    for place, block in enumerate(content):
-        party = _PARTIES.get(block.type, role)
-        if party != role:
-            raise InvalidRequest(
-                f"messages.{index}.content.{place}: `{block.type}` blocks can only be in "
-                f"`{party}` messages"
-            )
+def _blocks(index: int, param: MessageParam) -> Iterator[TextBlock]:
+    for place, block in enumerate(param.content):
+        here = f"messages.{index}.content.{place}"
+        _check_party(here, block.type, param.role)
         match block:
             case wire.Text():
-                if block.citations:
-                    raise InvalidRequest(
-                        f"messages.{index}.content.{place}.text.citations: {_NOT_YET}"
-                    )
+                # In the model's own words they are history, and go the way of its sources.
+                if block.citations and param.role != "assistant":
+                    raise InvalidRequest(f"{here}.text.citations: {_NOT_YET}")
                 yield _text(block.text)
+            case wire.Compaction():
+                if block.content and not block.content.isspace():
+                    yield TextBlock(text=block.content)
             case wire.Thinking() | wire.RedactedThinking():
                 continue  # another model's reasoning is no error and no use to this one (1.7.4)
+            case wire.HostedBlock():
+                continue  # nor are the hosted service's own tools (1.3.1)
             case _:
-                raise InvalidRequest(
-                    f"messages.{index}.content.{place}: `{block.type}` blocks: {_NOT_YET}"
-                )
+                raise InvalidRequest(f"{here}: `{block.type}` blocks: {_NOT_YET}")
+
+
+def _check_party(here: str, kind: str, role: str) -> None:
+    if role == "system" and kind in ("tool_addition", "tool_removal"):  # only with a beta
+        raise InvalidRequest(f"{here}: Extra inputs are not permitted")
+    if role == "system" and kind != "text":
+        raise InvalidRequest(
+            f"{here}: text-only role 'system' messages require `text` blocks, not `{kind}`"
+        )
+    party = _PARTIES.get(kind, role)
+    if party != role:
+        raise InvalidRequest(f"{here}: `{kind}` blocks can only be in `{party}` messages")
 
 
 def _text(text: str) -> TextBlock:
@@ -199,18 +242,10 @@ def _text(text: str) -> TextBlock:
     return TextBlock(text=text)
 
 
-def _merged(messages: Iterator[Message]) -> Iterator[Message]:
+def _merged(messages: Iterable[Message]) -> Iterator[Message]:
     """Consecutive entries of one role are one turn (contract 1.3)."""
-    held: Message | None = None
-    for message in messages:
-        if held and held.role == message.role:
-            held = Message(role=held.role, content=held.content + message.content)
-            continue
-        if held:
-            yield held
-        held = message
-    if held:
-        yield held
+    for role, turns in groupby(messages, key=attrgetter("role")):
+        yield Message(role=role, content=tuple(block for turn in turns for block in turn.content))
 
 
 def _check_prefill(conversation: Conversation, allowed: bool) -> None:

@@ -18,6 +18,15 @@ class TextBlock:
     text: str
 
 
+def system_note(text: str) -> TextBlock:
+    """What the operator says in the middle of a conversation, for the end of the user's turn.
+
+    Chat templates have no such turn, so this mark is all that tells it from the user's words.
+    Every byte of it is part of prompts that are cached: it does not change.
+    """
+    return TextBlock(text=f"\n\n<system>\n{text}\n</system>")
+
+
 # The union grows with the contract: images, tool calls and thinking come to stand here.
 Block = TextBlock
 

@@ -5,9 +5,19 @@ the contract is here, also those that the server does not act on yet, so that a 
 mistake is told apart from our own gap.
 """
 
-from typing import Annotated, Any, Literal
+from itertools import islice
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Item = TypeVar("Item")
+
+# A list whose reading ends at the first bad item: only the first failure is ever told, and to
+# collect a million of them takes half a minute.
+Listed = Annotated[list[Item], Field(fail_fast=True)]
+
+# No object of the contract has as many keys: what goes beyond is unknown keys.
+_MOST_KEYS = 100
 
 
 def as_blocks(content: Any) -> Any:
@@ -21,6 +31,15 @@ class Strict(BaseModel):
     """No coercion and no unknown keys: `max_tokens: "10"` is an error, and so is a typo."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown_keys(cls, value: Any) -> Any:
+        """Of a flood of unknown keys the first is enough: each would be a failure of its own."""
+        if not isinstance(value, dict) or len(value) <= _MOST_KEYS:
+            return value
+        unknown = islice((key for key in value if key not in cls.model_fields), 1)
+        return {key: value[key] for key in (*cls.model_fields, *unknown) if key in value}
 
 
 class Loose(BaseModel):
@@ -42,7 +61,7 @@ class CitationSwitch(Strict):
 class Text(Strict):
     type: Literal["text"]
     text: str
-    citations: list[dict[str, Any]] | None = None
+    citations: Listed[dict[str, Any]] | None = None
     cache_control: CacheControl | None = None
 
 
@@ -88,7 +107,7 @@ class PlainTextSource(Strict):
 class ContentSource(Strict):
     type: Literal["content"]
     content: Annotated[
-        list[Annotated[Text | Image, Field(discriminator="type")]], BeforeValidator(as_blocks)
+        Listed[Annotated[Text | Image, Field(discriminator="type")]], BeforeValidator(as_blocks)
     ]
 
 
@@ -108,7 +127,7 @@ class SearchResult(Strict):
     type: Literal["search_result"]
     source: str
     title: str
-    content: list[Text]
+    content: Listed[Text]
     citations: CitationSwitch | None = None
     cache_control: CacheControl | None = None
 
@@ -142,7 +161,7 @@ ToolResultBlock = Annotated[
 class ToolResult(Strict):
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$")]
-    content: Annotated[list[ToolResultBlock], BeforeValidator(as_blocks)] | None = None
+    content: Annotated[Listed[ToolResultBlock], BeforeValidator(as_blocks)] | None = None
     is_error: bool | None = None
     toolset_name: str | None = None
     cache_control: CacheControl | None = None
@@ -159,23 +178,33 @@ class RedactedThinking(Strict):
     data: str
 
 
+HostedType = Literal[
+    "server_tool_use",
+    "web_search_tool_result",
+    "web_fetch_tool_result",
+    "code_execution_tool_result",
+    "bash_code_execution_tool_result",
+    "text_editor_code_execution_tool_result",
+    "tool_search_tool_result",
+    "mcp_tool_use",
+    "mcp_tool_result",
+    "advisor_tool_result",
+    "fallback",
+]
+HOSTED: tuple[str, ...] = get_args(HostedType)
+
+
 class HostedBlock(Loose):
     """What hosted models leave in a history: calls of server tools and their results."""
 
-    type: Literal[
-        "server_tool_use",
-        "web_search_tool_result",
-        "web_fetch_tool_result",
-        "code_execution_tool_result",
-        "bash_code_execution_tool_result",
-        "text_editor_code_execution_tool_result",
-        "tool_search_tool_result",
-        "mcp_tool_use",
-        "mcp_tool_result",
-        "advisor_tool_result",
-        "compaction",
-        "fallback",
-    ]
+    type: HostedType
+
+
+class Compaction(Loose):
+    """What a hosted model made of an earlier part of the conversation; null when it failed."""
+
+    type: Literal["compaction"]
+    content: str | None = None
 
 
 class ContainerUpload(Strict):
@@ -201,6 +230,7 @@ ContentBlock = Annotated[
     | Thinking
     | RedactedThinking
     | HostedBlock
+    | Compaction
     | ContainerUpload
     | ToolChange,
     Field(discriminator="type"),

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import BeforeValidator, Field, ValidationError
 
-from .blocks import CacheControl, ContentBlock, Loose, Strict, Text, as_blocks
+from .blocks import CacheControl, ContentBlock, Listed, Strict, Text, as_blocks
 from .errors import InvalidRequest
 from .tools import Tool, ToolChoice
 
 
 class MessageParam(Strict):
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[ContentBlock], BeforeValidator(as_blocks)]
+    content: Annotated[Listed[ContentBlock], BeforeValidator(as_blocks)]
     # Only on system messages, and only with a beta (contract 1.3.2).
     clear_at: Literal["next_user_message", "never"] | None = None
     output_config: dict[str, Any] | None = None
@@ -69,20 +69,20 @@ class Diagnostics(Strict):
     previous_message_id: str | None = None
 
 
-class ContextManagement(Loose):
-    edits: list[dict[str, Any]] | None = None
+class ContextManagement(Strict):
+    edits: Listed[dict[str, Any]] | None = None
 
 
-SystemPrompt = Annotated[list[Text], BeforeValidator(as_blocks)]
+SystemPrompt = Annotated[Listed[Text], BeforeValidator(as_blocks)]
 
 
 class Prompted(Strict):
     """The fields that shape the prompt: common to Messages and count_tokens."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    messages: Annotated[list[MessageParam], Field(max_length=100_000)]
+    messages: Annotated[Listed[MessageParam], Field(max_length=100_000)]
     system: SystemPrompt | None = None
-    tools: list[Tool] | None = None
+    tools: Listed[Tool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
@@ -90,7 +90,7 @@ class Prompted(Strict):
     cache_control: CacheControl | None = None
     context_management: ContextManagement | None = None
     speed: Literal["standard", "fast"] | None = None
-    mcp_servers: Annotated[list[dict[str, Any]], Field(max_length=20)] | None = None
+    mcp_servers: Annotated[Listed[dict[str, Any]], Field(max_length=20)] | None = None
     thread: dict[str, Any] | None = None
 
 
@@ -99,7 +99,8 @@ class MessagesRequest(Prompted):
 
     max_tokens: Annotated[int, Field(ge=0)]
     stream: bool | None = None
-    stop_sequences: list[str] | None = None
+    # Hosted models document no limit; each one is looked for in every piece of the answer.
+    stop_sequences: Annotated[Listed[str], Field(max_length=1000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
@@ -107,7 +108,7 @@ class MessagesRequest(Prompted):
     service_tier: Literal["auto", "standard_only"] | None = None
     inference_geo: str | None = None
     diagnostics: Diagnostics | None = None
-    container: str | dict[str, Any] | None = None
+    container: Any = None
     # Preview fields of hosted deployments: nothing they could mean here (contract 1.9).
     fallbacks: Any = None
     fallback_credit_token: Any = None
@@ -150,4 +151,8 @@ def parse(shape: type[Body], body: bytes) -> Body:
 def _first_failure(error: ValidationError) -> str:
     failure = error.errors(include_url=False, include_context=False, include_input=False)[0]
     location = ".".join(str(part) for part in failure["loc"])
-    return f"{location}: {failure['msg']}"
+    # pydantic's own words for this one name our class.
+    text = (
+        "Input should be a valid dictionary" if failure["type"] == "model_type" else failure["msg"]
+    )
+    return f"{location}: {text}"

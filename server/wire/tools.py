@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from .blocks import CacheControl, Loose, Strict
+from .blocks import CacheControl, Listed, Loose, Strict
 
 
 class InputSchema(Loose):
@@ -18,9 +18,9 @@ class ClientTool(Strict):
 
     cache_control: CacheControl | None = None
     strict: bool | None = None
-    input_examples: list[dict[str, Any]] | None = None
+    input_examples: Listed[dict[str, Any]] | None = None
     defer_loading: bool | None = None
-    allowed_callers: list[str] | None = None
+    allowed_callers: Listed[str] | None = None
 
 
 class CustomTool(ClientTool):
@@ -65,8 +65,8 @@ class Toolset(Strict):
     """One entry that stands for many member tools; it has no name of its own."""
 
     type: Literal["computer_toolset_20260801", "browser_toolset_20260801"]
-    configs: dict[str, dict[str, Any]] | None = None
-    allowed_callers: list[str] | None = None
+    configs: dict[str, Any] | None = None
+    allowed_callers: Listed[str] | None = None
     cache_control: CacheControl | None = None
 
 

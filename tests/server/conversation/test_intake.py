@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from senryu.server.conversation.intake import read_conversation, read_sampling
+from senryu.server.conversation.intake import _merged, read_conversation, read_sampling
 from senryu.server.conversation.messages import Conversation, Message, Sampling, TextBlock
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, parse
@@ -13,6 +13,7 @@ from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, par
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "hello"}
 MARK = {"type": "ephemeral"}
+THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
 
 
 def request(**changed: Any) -> MessagesRequest:
@@ -50,6 +51,10 @@ def assistant(*blocks: Any) -> dict[str, Any]:
 
 def text(words: str, **more: Any) -> dict[str, Any]:
     return {"type": "text", "text": words} | more
+
+
+def system(words: str) -> dict[str, Any]:
+    return {"role": "system", "content": words}
 
 
 def message(role: Any, *texts: str) -> Message:
@@ -110,6 +115,77 @@ def test_the_reasoning_of_another_model_is_passed_over() -> None:
     assert read.messages[1] == message("assistant", "yes")
 
 
+def test_a_system_message_is_a_marked_block_at_the_end_of_the_users_turn() -> None:
+    """Contract 1.3.2. These bytes are in cached prompts: they do not change."""
+    read = conversation(messages=[USER, system("Be brief."), ASSISTANT, USER])
+    assert read.messages == (
+        message("user", "hi", "\n\n<system>\nBe brief.\n</system>"),
+        message("assistant", "hello"),
+        message("user", "hi"),
+    )
+    last = conversation(messages=[USER, system("Be brief.")])
+    assert last.messages == read.messages[:1]
+
+
+def test_a_system_message_reads_the_same_as_text_and_as_a_block() -> None:
+    """Claude Code sends a block while it is the last message, and a string from then on."""
+    block = {"role": "system", "content": [text("Be brief.")]}
+    for following in ([], [ASSISTANT], [ASSISTANT, USER]):
+        assert conversation(messages=[USER, block, *following]) == (
+            conversation(messages=[USER, system("Be brief."), *following])
+        )
+
+
+def test_several_system_messages_in_a_row_are_one_section() -> None:
+    read = conversation(messages=[USER, system("a"), system("b"), ASSISTANT])
+    assert read.messages[0] == message("user", "hi", "\n\n<system>\na\nb\n</system>")
+
+
+HOSTED = [
+    {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}},
+    {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []},
+    {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": False, "content": "x"},
+    {"type": "fallback"},
+    {"type": "compaction", "content": None, "encrypted_content": "x"},
+]
+
+
+def test_what_the_hosted_service_did_is_passed_over() -> None:
+    cited = text("yes", citations=[{"type": "web_search_result_location", "url": "x"}])
+    read = conversation(messages=[USER, assistant(*HOSTED, cited), USER])
+    assert read.messages[1] == message("assistant", "yes")
+
+
+def test_a_summary_of_the_conversation_is_the_assistants_text() -> None:
+    summary = {"type": "compaction", "content": "We said hi.", "signature": "s"}
+    read = conversation(messages=[USER, assistant(summary), USER])
+    assert read.messages[1] == message("assistant", "We said hi.")
+
+
+def test_a_turn_that_holds_nothing_for_this_model_is_left_out() -> None:
+    """And the turns around it are one: no template meets an empty turn."""
+    for block in (*HOSTED, THINKING):
+        read = conversation(messages=[USER, assistant(block), USER])
+        assert read.messages == (message("user", "hi", "hi"),)
+        assert conversation(messages=[USER, assistant(block)]) == conversation()
+        read = conversation(messages=[USER, ASSISTANT, assistant(block), USER])
+        assert read.messages[1] == message("assistant", "hello")
+
+
+@pytest.mark.parametrize("block", [*HOSTED, {"type": "compaction", "content": "x"}])
+def test_the_user_cannot_have_done_what_the_hosted_service_does(block: dict[str, Any]) -> None:
+    assert refusal(messages=[user(block)]) == (
+        f"messages.0.content.0: `{block['type']}` blocks can only be in `assistant` messages"
+    )
+
+
+def test_as_many_entries_as_may_be_sent_are_one_turn() -> None:
+    """In time that grows with their number; squared, this would not end."""
+    entries = [message("user", "x")] * 200_000
+    (merged,) = _merged(entries)
+    assert len(merged.content) == 200_000
+
+
 def test_what_means_nothing_here_is_accepted() -> None:
     plain = conversation()
     assert plain == conversation(
@@ -128,6 +204,9 @@ def test_what_means_nothing_here_is_accepted() -> None:
         fallbacks=[],
     )
     assert plain == conversation(thinking={"type": "adaptive"})
+    keep_all = {"type": "clear_thinking_20251015", "keep": "all"}
+    for edits in ([keep_all], [keep_all | {"keep": {"type": "all"}}], None):
+        assert plain == conversation(context_management={"edits": edits})
     assert plain == conversation(messages=[user(text("hi", citations=[], cache_control=None))])
 
 
@@ -198,12 +277,57 @@ def test_row_16_the_first_message_is_the_users() -> None:
     )
 
 
-def test_row_19_system_messages() -> None:
-    system = {"role": "system", "content": "be brief"}
-    first = refusal(messages=[system, USER])
-    assert first.startswith("messages.0: ")
-    assert "use the top-level 'system' parameter for the initial system prompt" in first
-    assert "role 'system' is not supported on this model" in refusal(messages=[USER, system])
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        (
+            ["system"],
+            "messages.0: role 'system' cannot open a conversation: use the top-level 'sys",
+        ),
+        (["system", "user"], "messages.0: role 'system' cannot open a conversation: use the top-l"),
+        (["user", "assistant", "system"], "messages.2: role 'system' must follow a "),
+        (["user", "assistant", "system", "assistant"], "messages.2: role 'system' must follow a "),
+        (["user", "system", "user"], "messages.1: role 'system' must precede an "),
+        (["user", "system", "system", "user"], "messages.2: role 'system' must precede an "),
+    ],
+)
+def test_row_19_system_messages_out_of_place(messages: list[str], words: str) -> None:
+    asked = [{"role": role, "content": "be brief"} for role in messages]
+    assert refusal(messages=asked).startswith(words)
+
+
+def test_the_sentence_on_system_messages_names_the_right_parameter() -> None:
+    assert refusal(messages=[system("a")]).endswith(
+        "use the top-level 'system' parameter for the initial system prompt"
+    )
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"type": "tool_addition", "tool": {}}, "Extra inputs are not permitted"),
+        ({"type": "tool_removal", "tool": {}}, "Extra inputs are not permitted"),
+        ({"type": "server_tool_use"}, "text-only role 'system' messages require `text` blocks"),
+        (
+            {"type": "container_upload", "file_id": "f"},
+            "text-only role 'system' messages require `text` blocks, not `container_upload`",
+        ),
+    ],
+)
+def test_row_19_system_messages_hold_text_only(block: dict[str, Any], words: str) -> None:
+    note = {"role": "system", "content": [text("a"), block]}
+    assert refusal(messages=[USER, note]).startswith(f"messages.1.content.1: {words}")
+
+
+def test_a_system_message_is_checked_like_any_other_text() -> None:
+    assert refusal(messages=[USER, system("")]).startswith("messages.1: all messages must have")
+    assert refusal(messages=[USER, system(" ")]) == (
+        "messages: text content blocks must contain non-whitespace text"
+    )
+    for name, value in (("clear_at", "never"), ("output_config", {"effort": "low"})):
+        asked = [USER, {"role": "system", "content": [], name: value}]
+        assert refusal(messages=asked) == f"messages.1.{name}: Extra inputs are not permitted"
+        assert conversation(messages=[USER, system("a") | {name: None}]).messages
 
 
 @pytest.mark.parametrize("content", ["", []])
@@ -258,7 +382,6 @@ TOOL_RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "x"}
 IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
 DOCUMENT = {"type": "document", "source": {"type": "url", "url": "https://example.org/a.pdf"}}
 SEARCH = {"type": "search_result", "source": "s", "title": "t", "content": [text("x")]}
-THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
 
 
 @pytest.mark.parametrize("block", [TOOL_USE, THINKING, {"type": "redacted_thinking", "data": ""}])
@@ -295,8 +418,29 @@ SCHEMA = {"type": "json_schema", "schema": {"type": "object"}}
         ({"output_format": SCHEMA}, "output_format"),
         (
             {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
-            "context_management.edits",
+            "context_management.edits.0: ",
         ),
+        (
+            {
+                "context_management": {
+                    "edits": [
+                        {"type": "clear_thinking_20251015", "keep": "all"},
+                        {
+                            "type": "clear_thinking_20251015",
+                            "keep": {"type": "thinking_turns", "value": 1},
+                        },
+                    ]
+                }
+            },
+            "context_management.edits.1: ",
+        ),
+        ({"context_management": {"edits": [{}]}}, "context_management.edits.0: "),
+        (
+            {"system": [text("a"), text("b", citations=[{"type": "char_location"}])]},
+            "system.1.citations",
+        ),
+        ({"container": ""}, "container"),
+        ({"container": {}}, "container"),
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
         ({"speed": "fast"}, "speed"),
         ({"container": "container_1"}, "container"),

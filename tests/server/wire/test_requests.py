@@ -1,10 +1,13 @@
 """A body is read strictly, and the first thing wrong with it is named as the contract words it."""
 
 import json
+import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from senryu.server.wire import blocks, requests, tools
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, parse
 
@@ -95,7 +98,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"store": True}, "store: Extra inputs are not permitted"),
         ({"compaction": {"type": "summarize"}}, "compaction: Extra inputs are not permitted"),
         ({"messages": {}}, "messages: Input should be a valid list"),
-        ({"messages": ["hi"]}, "messages.0: Input should be a valid dictionary"),
+        ({"stop_sequences": ["x"] * 1001}, "stop_sequences: List should have at most 1000 items"),
         ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
         ({"messages": [{"content": "hi"}]}, "messages.0.role: Field required"),
         (
@@ -109,6 +112,10 @@ def test_a_missing_field_is_named(field: str) -> None:
         (
             {"messages": [{"role": "developer", "content": "hi"}]},
             "messages.0.role: Input should be 'user', 'assistant' or 'system'",
+        ),
+        (
+            {"context_management": {"clear": True}},
+            "context_management.clear: Extra inputs are not permitted",
         ),
         ({"system": 5}, "system: Input should be a valid list"),
         (
@@ -308,3 +315,95 @@ def test_counting_tokens_refuses_other_fields_of_a_message(field: str) -> None:
 def test_only_the_first_failing_place_is_reported(name: str) -> None:
     text = refusal({name: 1, "max_tokens": "x", "messages": 5})
     assert text == "model: Field required"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"messages": ["hi"]},
+        {"system": [{"type": "text", "text": "a", "cache_control": 1}]},
+        {"metadata": 1},
+        {"context_management": []},
+        {"tools": [{"name": "a", "input_schema": 1}]},
+    ],
+)
+def test_what_should_be_an_object_is_said_without_the_name_of_our_class(
+    changed: dict[str, Any],
+) -> None:
+    assert refusal(with_(**changed)).endswith(": Input should be a valid dictionary")
+
+
+CLASSES = {
+    name
+    for module in (blocks, requests, tools)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type)
+}
+PLACES = [
+    *MessagesRequest.model_fields,
+    "messages.0",
+    "messages.0.content",
+    "messages.0.content.0",
+    "system.0",
+    "tools.0",
+    "tools.0.input_schema",
+    "messages.0.content.0.cache_control",
+]
+
+
+@pytest.mark.parametrize("wrong", [1, -1, 1.5, "x", "", True, [], [1], [[]], {}, {"type": 1}])
+@pytest.mark.parametrize("place", PLACES)
+def test_no_refusal_speaks_our_language(place: str, wrong: Any) -> None:
+    """Neither classes nor Python's types: `MessageParam`, `function-before`, `dict[str, any]`."""
+    body: Any = with_(
+        messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        system=[{"type": "text", "text": "s"}],
+        tools=[{"name": "ls", "input_schema": {"type": "object"}}],
+    )
+    *path, last = [int(part) if part.isdecimal() else part for part in place.split(".")]
+    inner = body
+    for key in path:
+        inner = inner[key]
+    inner[last] = wrong
+    try:
+        read(body)
+    except InvalidRequest as error:
+        words = set(re.findall(r"\w+", error.message))
+        assert not words & (CLASSES | {"function", "dict", "str", "instance", "nullable"})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"messages": [USER | {"content": [{"type": "tixt"}] * 1000}]},
+        {"messages": [USER | {"role": "me"}] * 1000},
+        {
+            "messages": [USER | {"content": [{"type": "tool_result", "tool_use_id": "t"}]}] * 10
+            + [
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "t", "content": [1] * 1000}],
+                }
+            ]
+        },
+        {"system": [{}] * 1000},
+        {"tools": [{}] * 1000},
+        {"tools": [{"name": "a", "input_schema": {"type": "object"}, "input_examples": [1] * 99}]},
+        {"stop_sequences": [1] * 1000},
+        {"context_management": {"edits": [1] * 1000}},
+        {"mcp_servers": [1] * 20},
+        {f"key{number}": number for number in range(1000)},
+        {"metadata": {f"key{number}": number for number in range(1000)}},
+    ],
+)
+def test_reading_stops_at_the_first_failure(changed: dict[str, Any]) -> None:
+    """To collect a million failures, of which one is told, takes half a minute."""
+    with pytest.raises(ValidationError) as caught:
+        MessagesRequest.model_validate(with_(**changed))
+    assert caught.value.error_count() <= 2  # of one item
+
+
+def test_in_a_flood_of_unknown_keys_the_first_is_named_and_the_known_ones_count() -> None:
+    flood = {f"key{number}": number for number in range(1000)}
+    assert refusal(flood | GOOD) == "key0: Extra inputs are not permitted"
+    assert refusal(flood | GOOD | {"model": 5}) == "model: Input should be a valid string"
