@@ -3,31 +3,44 @@
 In: an `Answer`, or the facts of a model. Out: what the JSON encoder takes. No HTTP here.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from senryu.server.conversation.messages import TextBlock, Usage
 from senryu.server.turn.blocks import Answer
 
 
-def message_body(answer: Answer, *, diagnostics: bool = False) -> dict[str, Any]:
-    """A whole message. `diagnostics`: whether the request asked for cache diagnostics."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """The keys that only a request which asked for them finds in its answer."""
+
+    diagnostics: bool = False
+    context_management: bool = False
+
+
+NO_EXTRAS = Extras()
+
+
+def message_body(answer: Answer, extras: Extras = NO_EXTRAS) -> dict[str, Any]:
+    """A whole message."""
     return {
-        **_opening(answer.message_id, answer.model, diagnostics),
+        **_opening(answer.message_id, answer.model, extras),
         "content": [block_body(block) for block in answer.blocks],
         "stop_reason": answer.stop_reason,
         "stop_sequence": answer.stop_sequence,
         "stop_details": None,
         "container": None,
         "usage": usage_body(answer.usage),
+        **closing_extras(extras),
     }
 
 
 def started_body(
-    message_id: str, model: str, usage: Usage, *, diagnostics: bool = False
+    message_id: str, model: str, usage: Usage, extras: Extras = NO_EXTRAS
 ) -> dict[str, Any]:
     """The message as it stands in `message_start`: no content, no stop reason yet."""
     return {
-        **_opening(message_id, model, diagnostics),
+        **_opening(message_id, model, extras),
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -38,15 +51,28 @@ def started_body(
     }
 
 
-def _opening(message_id: str, model: str, diagnostics: bool) -> dict[str, Any]:
+def _opening(message_id: str, model: str, extras: Extras) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
         "id": message_id,
         "type": "message",
         "role": "assistant",
     }
-    if diagnostics:
+    if extras.diagnostics:
         body["diagnostics"] = {"cache_miss_reason": {"type": "unavailable"}}
+    return body
+
+
+def closing_extras(extras: Extras) -> dict[str, Any]:
+    """What is told at the end: the edits that are taken are those without effect."""
+    return {"context_management": {"applied_edits": []}} if extras.context_management else {}
+
+
+def count_body(tokens: int, extras: Extras = NO_EXTRAS) -> dict[str, Any]:
+    """The answer of count_tokens (contract 1.11)."""
+    body: dict[str, Any] = {"input_tokens": tokens}
+    if extras.context_management:
+        body["context_management"] = {"original_input_tokens": tokens}
     return body
 
 

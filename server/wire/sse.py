@@ -18,7 +18,7 @@ from senryu.server.turn.blocks import (
 )
 
 from .errors import ApiError
-from .responses import started_body, usage_body
+from .responses import NO_EXTRAS, Extras, closing_extras, started_body, usage_body
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -29,7 +29,7 @@ _TEXT_DELTA = (
 )
 
 
-def frame(event: BlockEvent, *, diagnostics: bool = False) -> bytes:
+def frame(event: BlockEvent, extras: Extras = NO_EXTRAS) -> bytes:
     """The bytes of one event; the end of the turn is `message_delta` and `message_stop`."""
     match event:
         case TextAdded():
@@ -40,9 +40,7 @@ def frame(event: BlockEvent, *, diagnostics: bool = False) -> bytes:
         case BlockEnded(index):
             return _frame("content_block_stop", {"index": index})
         case TurnStarted():
-            message = started_body(
-                event.message_id, event.model, event.usage, diagnostics=diagnostics
-            )
+            message = started_body(event.message_id, event.model, event.usage, extras)
             return _frame("message_start", {"message": message})
         case TurnEnded():
             delta = {
@@ -51,8 +49,8 @@ def frame(event: BlockEvent, *, diagnostics: bool = False) -> bytes:
                 "stop_details": None,
                 "container": None,
             }
-            usage = usage_body(event.usage)
-            return _frame("message_delta", {"delta": delta, "usage": usage}) + STOP
+            data = {"delta": delta, "usage": usage_body(event.usage), **closing_extras(extras)}
+            return _frame("message_delta", data) + STOP
         case _:
             assert_never(event)
 

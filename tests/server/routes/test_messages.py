@@ -1,6 +1,7 @@
 """Messages and their counts: answers, errors before the first byte, and errors after it."""
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from senryu.server.engine.base import PromptRefused
 from senryu.server.engine.scripted import POEM, ScriptedEngine
+from senryu.server.routes import messages as routes
 
 ClientFor = Callable[..., httpx.AsyncClient]
 Body = dict[str, Any]
@@ -191,7 +194,7 @@ async def test_a_template_that_refuses_is_a_400_with_its_words(
 ) -> None:
     engine = ScriptedEngine()
 
-    def render(messages: Any) -> str:
+    def render(messages: Any, prefill: str = "") -> str:
         raise ValueError("the model's chat template refuses this: no")
 
     engine.tokenizer.render = render  # type: ignore[method-assign]
@@ -209,6 +212,52 @@ async def test_a_long_prompt_is_counted_like_a_short_one(
     short = await prompt_tokens(client, body)
     body["messages"][0]["content"] += "x" * 20_000
     assert await prompt_tokens(client, body) == short + 20_000
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(("length", "elsewhere"), [(10, False), (20_000, True)])
+async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_tokens(
+    length: int,
+    elsewhere: bool,
+    path: str,
+    client_for: ClientFor,
+    body: Body,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or one client's megabytes hold up every other client's tokens."""
+    threads = []
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **named: Any) -> Any:
+            threads.append(threading.current_thread())
+            return work(*args, **named)
+
+        return wrapper
+
+    for name in ("parse", "read_conversation", "build_prompt"):
+        monkeypatch.setattr(routes, name, watched(getattr(routes, name)))
+    body["messages"][0]["content"] += "x" * length
+    assert (await client_for().post(path, json=body)).status_code == 200
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
+    assert (threads[0] is not threading.main_thread()) is elsewhere
+
+
+@pytest.mark.parametrize("edits", [[], [{"type": "clear_thinking_20251015", "keep": "all"}]])
+async def test_edits_without_effect_are_answered_as_applied_to_nothing(
+    edits: list[Any], client: httpx.AsyncClient, body: Body
+) -> None:
+    asked = body | {"context_management": {"edits": edits}}
+    expected = {"applied_edits": []}
+    assert (await client.post("/v1/messages", json=asked)).json()["context_management"] == expected
+    told = events(await client.post("/v1/messages", json=asked | {"stream": True}))
+    (delta,) = [event for event in told if event["type"] == "message_delta"]
+    assert delta["context_management"] == expected
+    count = (await client.post("/v1/messages/count_tokens", json=asked)).json()
+    assert count == {
+        "input_tokens": await prompt_tokens(client, body),
+        "context_management": {"original_input_tokens": count["input_tokens"]},
+    }
 
 
 # --- errors after the first byte ---------------------------------------------------------------
@@ -258,3 +307,27 @@ async def test_an_engine_that_fails_in_a_stream_ends_it_with_an_error_event(
         "request_id": reply.headers["request-id"],
     }
     assert not engine.active
+
+
+async def test_a_prompt_that_the_engine_refuses_is_the_clients_mistake(
+    client_for: ClientFor, body: Body, breaking_engine: Callable[..., ScriptedEngine]
+) -> None:
+    engine = breaking_engine(POEM, before=0, error=PromptRefused("The engine refuses this: x"))
+    expected = {"type": "invalid_request_error", "message": "The engine refuses this: x"}
+    reply = await client_for(engine).post("/v1/messages", json=body)
+    assert (reply.status_code, reply.json()["error"]) == (400, expected)
+    told = events(await client_for(engine).post("/v1/messages", json=body | {"stream": True}))
+    assert [event["type"] for event in told] == ["message_start", "error"]
+    assert told[1]["error"] == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_is_down_is_a_status_and_no_stream(
+    stream: bool, client_for: ClientFor, body: Body
+) -> None:
+    class Down(ScriptedEngine):
+        async def healthy(self) -> bool:
+            return False
+
+    reply = await client_for(Down()).post("/v1/messages", json=body | {"stream": stream})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "api_error")

@@ -2,7 +2,14 @@
 
 from senryu.server.conversation.messages import StopReason, TextBlock, Usage
 from senryu.server.turn.blocks import Answer
-from senryu.server.wire.responses import message_body, model_body, started_body, usage_body
+from senryu.server.wire.responses import (
+    Extras,
+    count_body,
+    message_body,
+    model_body,
+    started_body,
+    usage_body,
+)
 
 ANSWER = Answer(
     message_id="msg_1",
@@ -68,8 +75,20 @@ def test_a_message_that_has_just_started_is_empty_and_counts_one_token() -> None
 
 def test_diagnostics_are_sent_only_to_those_who_asked() -> None:
     assert "diagnostics" not in message_body(ANSWER)
-    asked = message_body(ANSWER, diagnostics=True)
+    asked = message_body(ANSWER, Extras(diagnostics=True))
     assert asked["diagnostics"] == {"cache_miss_reason": {"type": "unavailable"}}
+
+
+def test_applied_edits_are_told_only_to_those_who_sent_edits() -> None:
+    assert "context_management" not in message_body(ANSWER)
+    asked = message_body(ANSWER, Extras(context_management=True))
+    assert list(asked) == [*KEYS, "context_management"]
+    assert asked["context_management"] == {"applied_edits": []}
+    assert count_body(7) == {"input_tokens": 7}
+    assert count_body(7, Extras(context_management=True)) == {
+        "input_tokens": 7,
+        "context_management": {"original_input_tokens": 7},
+    }
 
 
 def test_a_model_has_every_key_and_claims_nothing_it_cannot_do() -> None:

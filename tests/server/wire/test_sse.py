@@ -16,7 +16,7 @@ from senryu.server.turn.blocks import (
     TurnStarted,
 )
 from senryu.server.wire.errors import EngineFailed
-from senryu.server.wire.responses import started_body, usage_body
+from senryu.server.wire.responses import Extras, started_body, usage_body
 from senryu.server.wire.sse import PING, STOP, error_frame, frame
 
 USAGE = Usage(input_tokens=3, output_tokens=0)
@@ -91,7 +91,7 @@ def test_an_answer_opens_with_its_empty_message() -> None:
 
 def test_diagnostics_stand_on_the_opening_when_they_were_asked_for() -> None:
     assert "diagnostics" not in read(frame(STARTED))[0][1]["message"]
-    (_, body) = read(frame(STARTED, diagnostics=True))[0]
+    (_, body) = read(frame(STARTED, Extras(diagnostics=True)))[0]
     assert body["message"]["diagnostics"] == {"cache_miss_reason": {"type": "unavailable"}}
 
 
@@ -126,6 +126,14 @@ def test_an_answer_ends_with_its_reason_its_usage_and_the_stop() -> None:
         ),
         ("message_stop", {"type": "message_stop"}),
     ]
+
+
+def test_applied_edits_stand_at_the_end_when_edits_were_sent() -> None:
+    extras = Extras(context_management=True)
+    assert frame(STARTED, extras) == frame(STARTED)
+    body = read(frame(ENDED, extras))[0][1]
+    assert list(body) == ["type", "delta", "usage", "context_management"]
+    assert body["context_management"] == {"applied_edits": []}
 
 
 def test_an_error_event_carries_the_body_of_the_error() -> None:
