@@ -37,6 +37,9 @@ FLAGS = (
 )
 
 
+_BACKLOG = 2048  # connections that wait to be accepted
+
+
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM. 2: the settings are wrong; 1: the engine did not open."""
     arguments = parser().parse_args(argv)
@@ -90,11 +93,17 @@ def _check_exposure(settings: ServerSettings) -> None:
 
 
 def _listen(settings: ServerSettings) -> socket.socket:
+    """The port, taken and listening: requests that come while the model loads wait for it.
+
+    Bound without listening it would not be taken: two servers could both bind, load their models,
+    and find out then.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise SettingsError(
@@ -144,12 +153,16 @@ async def _answer_requests(
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=10,
+        ws="none",
+        backlog=_BACKLOG,
+        timeout_keep_alive=75,  # above the 60 s after which clients and proxies drop idle ones
+        timeout_graceful_shutdown=settings.grace_seconds,
     )
-    listener.listen(config.backlog)
     print(banner(settings, engine, listener.getsockname()[1]), flush=True)
-    with contextlib.suppress(asyncio.CancelledError):
-        await Server(config).serve(sockets=[listener])
+    server = Server(config)
+    await server.serve(sockets=[listener])
+    if unfinished := server.server_state.tasks:  # cancelled just now: they say farewell
+        await asyncio.wait(unfinished, timeout=2)
 
 
 def banner(settings: ServerSettings, engine: Engine, port: int) -> str:

@@ -87,6 +87,9 @@ class ServerSettings:
     ping_seconds: float = 5.0
     """Silence on a stream after which a `ping` shows that we are alive."""
 
+    grace_seconds: int = 10
+    """Time that open requests get to finish when the server is told to stop."""
+
     body_limit_mb: float = 32.0
     """Largest request body, packed or unpacked, in MiB."""
 
@@ -114,6 +117,8 @@ class ServerSettings:
         for name in ("kv_memory_gib", "ping_seconds", "body_limit_mb", "body_seconds"):
             if not math.isfinite(getattr(self, name) or 0.0):
                 raise SettingsError(f"{name}: {getattr(self, name)} is not a finite number")
+        if self.grace_seconds < 0:
+            raise SettingsError(f"grace_seconds: {self.grace_seconds} must not be below 0")
         for name in ("ping_seconds", "body_limit_mb", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
