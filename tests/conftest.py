@@ -6,11 +6,16 @@ about the order of bytes in time, or about leaving early, needs that one.
 """
 
 import asyncio
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +27,7 @@ from senryu.server.app import build_app
 from senryu.server.conversation.messages import Sampling
 from senryu.server.engine.base import EngineError, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.install_plan import read_pip_config, uv_environment
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.prompt import Prompt
 
@@ -188,3 +194,32 @@ def server() -> Iterator[RunningServer]:
     server, stop = _run(ServerSettings(engine="scripted"), ScriptedEngine())
     yield server
     stop()
+
+
+# The last httpx that this client knows how to build.
+OLD_CLIENT = ["anthropic==0.39.0", "httpx==0.27.2"]
+
+
+@pytest.fixture(scope="session")
+def old_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python that has the official client of two years ago.
+
+    It cannot be installed beside the current one, so it has an environment of its own, which needs
+    uv and a package registry (or uv's cache).
+    """
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.exists() else shutil.which("uv")
+    assert uv, "uv is neither beside this Python nor on the PATH: run make setup"
+    python = tmp_path_factory.mktemp("old-sdk") / "venv" / "bin" / "python"
+    # uv does not read pip's configuration: where packages come from on this machine.
+    pip = [sys.executable, "-m", "pip", "config", "list"]
+    listing = subprocess.run(pip, capture_output=True, text=True).stdout
+    environment = {**os.environ, **uv_environment(read_pip_config(listing), os.environ)}
+    steps = [
+        [uv, "venv", "--quiet", "--no-project", "--python", sys.executable, str(python.parents[1])],
+        [uv, "pip", "install", "--quiet", "--python", str(python), *OLD_CLIENT],
+    ]
+    for step in steps:
+        done = subprocess.run(step, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    return str(python)

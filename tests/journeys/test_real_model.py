@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import subprocess
 import time
 
 import anthropic
@@ -38,6 +40,39 @@ def test_the_capital_of_france_is_paris_plain_and_streamed(client: anthropic.Ant
     assert plain.stop_reason == streamed.stop_reason == "end_turn"
     assert plain.usage == streamed.usage
     assert plain.model == "senryu/smollm2-135m"
+
+
+OLD_CLIENT = """
+import json, sys
+import anthropic
+
+client = anthropic.Anthropic(base_url=sys.argv[1], api_key="local")
+ask = {
+    "model": "claude-3-5-haiku-latest",
+    "max_tokens": 40,
+    "temperature": 0,
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+}
+plain = client.messages.create(**ask)
+with client.messages.stream(**ask) as stream:
+    said = "".join(stream.text_stream)
+    final = stream.get_final_message()
+assert plain.usage == final.usage, (plain.usage, final.usage)
+print(json.dumps([anthropic.__version__, plain.content[0].text, final.content[0].text, said]))
+"""
+
+
+def test_an_old_client_hears_the_same_answer(
+    served: Served, client: anthropic.Anthropic, old_python: str
+) -> None:
+    done = subprocess.run(
+        [old_python, "-c", OLD_CLIENT, served.url], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    version, *answers = json.loads(done.stdout)
+    new = client.messages.create(model=MODEL, max_tokens=40, messages=FRANCE, **GREEDY)
+    assert version.startswith("0.")
+    assert set(answers) == {new.content[0].text}
 
 
 def test_usage_sums_to_what_count_tokens_says(client: anthropic.Anthropic) -> None:

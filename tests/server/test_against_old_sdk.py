@@ -1,22 +1,15 @@
 """An official client of two years ago gets the same answers, streamed or not.
 
-It cannot be installed beside the current one, so it lives in an environment of its own, which
-needs uv and a package registry (or uv's cache).
+It lives in an environment of its own: see `old_python` in tests/conftest.py.
 """
 
 import json
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from senryu.server.engine.scripted import POEM
-
-# The last httpx that this client knows how to build.
-OLD = ["anthropic==0.39.0", "httpx==0.27.2"]
 
 SCRIPT = """
 import json, sys
@@ -50,27 +43,6 @@ print(json.dumps({
     "refused": refused,
 }))
 """
-
-
-def find_uv() -> str | None:
-    beside = Path(sys.executable).with_name("uv")
-    return str(beside) if beside.exists() else shutil.which("uv")
-
-
-@pytest.fixture(scope="session")
-def old_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python that has the old client."""
-    uv = find_uv()
-    assert uv, "uv is neither beside this Python nor on the PATH: run make setup"
-    python = tmp_path_factory.mktemp("old-sdk") / "venv" / "bin" / "python"
-    steps = [
-        [uv, "venv", "--quiet", "--no-project", "--python", sys.executable, str(python.parents[1])],
-        [uv, "pip", "install", "--quiet", "--python", str(python), *OLD],
-    ]
-    for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return str(python)
 
 
 @pytest.mark.slow
