@@ -163,6 +163,9 @@ def _threads(settings: ServerSettings, environment: dict[str, str], device: Devi
             f"threads: {threads} are more than the {available} cores that this process may use"
         )
     environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, device.core_ids[:threads]))
+    # Threads wait for each other some thirty times a token. Spinning for long starves whoever else
+    # needs the core, our own process first; sleeping at once is slow to wake up.
+    environment["GOMP_SPINCOUNT"] = "10000"
     if settings.threads:
         return Choice("threads", str(threads), "the threads setting")
     return Choice("threads", str(threads), "one for each core")

@@ -155,6 +155,7 @@ def test_threads_on_a_cpu_are_bound_to_the_cores_that_we_may_use(
 ) -> None:
     given = arguments(replace(CPU, core_ids=core_ids, cores=quota), **settings)
     assert given.environment["VLLM_CPU_OMP_THREADS_BIND"] == bound
+    assert given.environment["GOMP_SPINCOUNT"] == "10000", "see the lab notes of 2026-11-22"
     assert choice(given, "threads")[0] == str(len(bound.split(",")))
 
 
