@@ -68,7 +68,7 @@ class Bar:
             total=units,
             disable=not self._terminal,
             leave=False,
-            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}",
+            bar_format="{desc}{percentage:3.0f}% |{bar}| {elapsed}",
         )
 
     def stage(self, name: str) -> None:

@@ -40,7 +40,7 @@ def test_every_senryu_verb_that_is_named_exists(paper: Path) -> None:
     from senryu.server.cli import VERBS
 
     code = "\n".join(re.findall(r"`[^`\n]+`|```.*?```", paper.read_text(), re.S))
-    named = set(re.findall(r"(?:^|[\s`])senryu ([a-z]+)\b", code))
+    named = set(re.findall(r"(?:^|`|\$ |bin/)senryu ([a-z]+)\b", code, re.M))
     assert named <= {*VERBS, "serves"}  # the banner begins: senryu serves
 
 
