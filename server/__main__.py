@@ -1,7 +1,9 @@
-"""`python -m senryu.server` is the `senryu` command."""
+"""`python -m senryu.server` is the `senryu` command.
 
-import sys
+It runs `cli` under that name, because a spawned process imports again what it was spawned from,
+but never a module called `__main__`; and the lifeline is held by that import.
+"""
 
-from .cli import main
+import runpy
 
-sys.exit(main())
+runpy.run_module("senryu.server.cli", run_name="__main__", alter_sys=True)

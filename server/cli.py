@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+from senryu.server import lifeline
+
 # verb -> (module with `main(argv) -> int`, what it does)
 VERBS = {
     "serve": ("senryu.server.serve", "answer the Messages API with one local model"),
@@ -57,3 +59,10 @@ def _version() -> str:
         return metadata.version("senryu")
     except metadata.PackageNotFoundError:
         return "(not installed)"
+
+
+# A process that vLLM spawns imports this file before all else: see lifeline.
+lifeline.hold()
+
+if __name__ == "__main__":
+    sys.exit(main())

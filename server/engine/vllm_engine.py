@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from senryu.server import lifeline
 from senryu.server.conversation.messages import Sampling
 from senryu.server.terminal import waiting
 from senryu.server.turn.prompt import ChatTokenizer, Prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
-from . import lifeline
 from .base import Choice, EngineCard, EngineError, FinishReason, PromptRefused, TokenEvent
 from .quiet import cause_in, printing_to
 from .vllm_arguments import TESTED, VllmArguments

@@ -78,12 +78,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert children, "vLLM runs in processes of its own"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        deadline = time.monotonic() + 30
-        while (left := [pid for pid in children if alive(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        left = gone_within(30, children)
         assert not left, f"processes outlived a killed server: {left}"
     finally:
         process.kill()
+
+
+def gone_within(seconds: float, pids: list[int]) -> list[int]:
+    """Those that are still alive after so long."""
+    deadline = time.monotonic() + seconds
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
 
 
 def _when_ready(process: subprocess.Popen[bytes], output: Path) -> Served:

@@ -11,11 +11,11 @@ import sys
 
 import pytest
 
-from senryu.server.engine import lifeline
+from senryu.server import lifeline
 
 CHILD = """
 import os, subprocess, sys, time
-from senryu.server.engine import lifeline
+from senryu.server import lifeline
 lifeline.hold()
 if sys.argv[1] != "0":
     subprocess.Popen([sys.executable, "-c", sys.argv[2], str(int(sys.argv[1]) - 1), sys.argv[2]])
@@ -24,7 +24,7 @@ time.sleep(60)
 """
 SERVER = """
 import subprocess, sys, time
-from senryu.server.engine import lifeline
+from senryu.server import lifeline
 lifeline.announce()
 subprocess.Popen([sys.executable, "-c", sys.argv[1], "1", sys.argv[1]])
 time.sleep(60)
@@ -46,7 +46,7 @@ def test_children_and_grandchildren_end_with_the_server(ending: signal.Signals) 
 def test_a_child_whose_server_is_gone_already_ends_at_once() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    code = "from senryu.server.engine import lifeline; lifeline.hold(); print('alive')"
+    code = "from senryu.server import lifeline; lifeline.hold(); print('alive')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, lifeline.VARIABLE: str(gone.pid)},
@@ -63,7 +63,7 @@ def test_without_an_announcement_or_in_the_server_itself_nothing_happens(
 ) -> None:
     code = (
         "import threading\n"
-        "from senryu.server.engine import lifeline\n"
+        "from senryu.server import lifeline\n"
         f"{'lifeline.announce()' if announced else ''}\n"
         "lifeline.hold()\n"
         "print(threading.active_count())"

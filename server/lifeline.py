@@ -1,0 +1,70 @@
+"""Ends vLLM's processes when the server dies, by whatever signal.
+
+vLLM starts children that start children; a server killed with -9 would leave them behind,
+holding the model's memory. `hold` is called in each of them, and a thread there waits for the
+server's end. Two ways lead to it, because neither is enough:
+
+- A spawned process imports the program that it was spawned from before all else, and that is
+  `server/cli.py`, which calls `hold`. This holds from the first moment on.
+- vLLM calls it as a plug-in (entry point `vllm.general_plugins` in pyproject.toml), in processes
+  that come from anywhere else; but only once it has shaken hands with the server.
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from functools import partial
+from typing import NoReturn
+
+VARIABLE = "SENRYU_SERVER_PID"
+NAME = "senryu"  # of the entry point
+
+_held = False
+
+
+def announce() -> None:
+    """Called by the server before it opens vLLM: its children are to live as long as it does."""
+    os.environ[VARIABLE] = str(os.getpid())
+    chosen = os.environ.get("VLLM_PLUGINS")  # a list of the only plug-ins to load
+    if chosen is not None and NAME not in chosen.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{chosen},{NAME}"
+
+
+def hold() -> None:
+    """Live no longer than the server. Without an announcement, in the server itself, or the second
+    time, nothing happens."""
+    global _held
+    server = int(os.environ.get(VARIABLE, "0"))
+    if _held or server in (0, os.getpid()):
+        return
+    _held = True
+    try:
+        handle = os.pidfd_open(server)
+    except ProcessLookupError:
+        _die()  # it has ended already
+    except OSError:  # Linux before 5.3 has no handles on processes
+        wait = partial(_poll, server)
+    else:
+        wait = partial(_watch, handle)
+    threading.Thread(target=wait, name="senryu-lifeline", daemon=True).start()
+
+
+def _watch(handle: int) -> None:
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)  # readable once the process has ended
+    poller.poll()
+    _die()
+
+
+def _poll(server: int) -> None:
+    while os.path.exists(f"/proc/{server}"):
+        time.sleep(1)
+    _die()
+
+
+def _die() -> NoReturn:
+    # Not sys.exit: there is nobody left to tidy up for, and vLLM handles gentler signals.
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL cannot be survived")
