@@ -224,14 +224,14 @@ def test_an_unreadable_config_is_one_sentence(tmp_path: Path, text: str) -> None
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", "/srv/someone")
     monkeypatch.delenv("SENRYU_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == Path("/home/someone/.cache/senryu")
+    assert cache_folder() == Path("/srv/someone/.cache/senryu")
     monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
     assert cache_folder() == Path("/fast/senryu")
     monkeypatch.setenv("SENRYU_CACHE", "~/models")
-    assert cache_folder() == Path("/home/someone/models")
+    assert cache_folder() == Path("/srv/someone/models")
 
 
 def test_a_manifest_cannot_be_changed_by_accident(model: Path) -> None:
