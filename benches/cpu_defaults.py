@@ -27,9 +27,10 @@ STORY = "Write a long story about a ship that sails round the world, in many cha
 
 # What is set in the server's environment; "MODEL_BF16" stands for the unquantized folder.
 CONFIGURATIONS: dict[str, dict[str, str]] = {
-    "w4a16, 2 threads": {"SENRYU_THREADS": "2"},
+    "w4a16, 2 threads, short spin": {"SENRYU_THREADS": "2"},  # the default
+    # What libgomp does by itself, and so vLLM, when nothing is set.
+    "w4a16, 2 threads, long spin": {"SENRYU_THREADS": "2", "GOMP_SPINCOUNT": "300000"},
     "w4a16, 2 threads, passive": {"SENRYU_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
-    "w4a16, 2 threads, short spin": {"SENRYU_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
     "w4a16, 1 thread": {"SENRYU_THREADS": "1"},
     "bf16, 1 thread": {"SENRYU_THREADS": "1", "SENRYU_MODEL": "MODEL_BF16"},
     "bf16, 2 threads": {"SENRYU_THREADS": "2", "SENRYU_MODEL": "MODEL_BF16"},

@@ -3,6 +3,7 @@
 `build_app` takes an open engine and owns nothing: whoever opened the engine closes it.
 """
 
+import asyncio
 import logging
 
 from fastapi import FastAPI, Request
@@ -15,6 +16,7 @@ from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
 from senryu.server.routes import health, messages, models
 from senryu.server.routes.replies import error_reply
+from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import (
     ApiError,
@@ -72,6 +74,10 @@ class Envelope:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server stops, and this request had not begun to answer
+            if started:
+                raise
+            await error_reply(stopping(), request_id)(scope, receive, send_with_id)
         except Exception:
             if started:
                 raise  # the HTTP server logs it and cuts the connection: no end is not a good end

@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         verbs.add_parser(verb, help=text, add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = parser.parse_args(arguments[:1] or ["--help"])
-    room = importlib.import_module(VERBS[chosen.verb][0])
     try:
+        room = importlib.import_module(VERBS[chosen.verb][0])
         status: int = room.main(arguments[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -62,7 +62,8 @@ def _version() -> str:
 
 
 # A process that vLLM spawns imports this file before all else: see lifeline.
-lifeline.hold()
+if "--multiprocessing-fork" in sys.orig_argv:
+    lifeline.hold()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -36,7 +36,8 @@ def hold() -> None:
     """Live no longer than the server. Without an announcement, in the server itself, or the second
     time, nothing happens."""
     global _held
-    server = int(os.environ.get(VARIABLE, "0"))
+    announced = os.environ.get(VARIABLE, "")
+    server = int(announced) if announced.isdecimal() else 0
     if _held or server in (0, os.getpid()):
         return
     _held = True

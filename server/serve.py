@@ -116,7 +116,10 @@ def _listen(settings: ServerSettings) -> socket.socket:
 async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
     from .engine import open_engine
 
+    # The loop turns Ctrl-C into a cancellation, which what blocks it would not hear.
+    on_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     engine = await open_engine(settings)
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         await _answer_requests(settings, listener, engine)
     finally:
@@ -161,8 +164,10 @@ async def _answer_requests(
     print(banner(settings, engine, listener.getsockname()[1]), flush=True)
     server = Server(config)
     await server.serve(sockets=[listener])
-    if unfinished := server.server_state.tasks:  # cancelled just now: they say farewell
-        await asyncio.wait(unfinished, timeout=2)
+    if unfinished := server.server_state.tasks:
+        for task in unfinished:  # uvicorn has done so, but not after a second Ctrl-C
+            task.cancel()
+        await asyncio.wait(unfinished, timeout=2)  # they say farewell
 
 
 def banner(settings: ServerSettings, engine: Engine, port: int) -> str:

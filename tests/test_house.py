@@ -23,7 +23,6 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "server": (),
     "distill": (
         "senryu.server.conversation",
-        "senryu.server.turn.dialects",
         "senryu.server.turn.prompt",
         "senryu.server.turn.tokenizer",
         "senryu.server.manifest",
@@ -44,7 +43,6 @@ PURE = (
     "server/engine/vllm_arguments.py",
     "server/engine/base.py",
     "server/install_plan.py",
-    "benches/measure.py",
 )
 NOT_PURE = ("server/turn/turn.py", "server/turn/tokenizer.py")
 IMPURE_MODULES = {

@@ -4,7 +4,6 @@
 talks to a fake without knowing.
 """
 
-import asyncio
 import os
 import platform
 import sys
@@ -39,10 +38,16 @@ async def open_engine(settings: ServerSettings) -> Engine:
     if why_not is not None:
         raise EngineError(why_not)
     build, version = installed_build(device.kind)  # before the minutes that a model may take
-    folder = await asyncio.to_thread(find_model, settings.model)
+    folder = find_model(settings.model)
     facts = read_facts(folder, served_name=settings.served_name, asked=settings.model)
     arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}")
-    log_file = None if settings.verbose else new_log(cache_folder() / "logs")
+    try:
+        log_file = None if settings.verbose else new_log(cache_folder() / "logs")
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename} cannot be written ({error.strerror}): set SENRYU_CACHE to a folder "
+            "that can"
+        ) from error
 
     def memory(window: int, kv_tokens: int) -> tuple[Choice, ...]:
         return memory_choices(settings, device, facts, window=window, kv_tokens=kv_tokens)

@@ -25,7 +25,10 @@ def find_model(model: str) -> Path:
     """The folder of `model`. Raises EngineError with a sentence when it cannot be had."""
     if model == EMBEDDED:
         return _prepare_embedded()
-    folder = Path(model).expanduser()
+    try:
+        folder = Path(model).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise EngineError(f"There is no model folder {model}: {error}") from error
     if model and folder.is_dir():
         return folder
     if folder.is_absolute() or not _HUB_ID.fullmatch(model):

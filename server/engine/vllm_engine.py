@@ -67,6 +67,8 @@ async def open_vllm(
     Takes 40 to 120 seconds on a CPU, nearly all of it imports in three processes.
     """
     for variable, value in arguments.environment.items():
+        if variable == "GOMP_SPINCOUNT" and "OMP_WAIT_POLICY" in os.environ:
+            continue  # says the same thing in other words, and would lose against ours
         os.environ.setdefault(variable, value)  # whoever set one by hand means it
     lifeline.announce()
     try:

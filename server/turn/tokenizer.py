@@ -3,6 +3,7 @@
 The one place of the server room that imports transformers (no torch is needed for this).
 """
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ _GUARD = "\ufdd0"
 
 
 class _HuggingFaceTokenizer:
-    """Text of the conversation never becomes a control token: a user who writes `<|im_end|>` has
-    written ten characters and not ended a turn. `render` puts guards round such words, and
-    `encode` spells out what stands between guards."""
+    """Text of the conversation is no control token: a user who writes `<|im_end|>` has written ten
+    characters and not ended a turn. `render` puts guards round such words, and `encode` spells
+    out what stands between guards. (A template that rewrites what it is given may undo that.)"""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        # transformers keeps `split_special_tokens` in the tokenizer that it is asked of, and long
+        # requests are encoded in threads: one that spells out, one that never does.
+        self._speller = copy.deepcopy(tokenizer)
         controls = [str(each) for each in tokenizer.added_tokens_decoder.values() if each.special]
         longest_first = sorted(controls, key=len, reverse=True)
         words = "|".join(map(re.escape, longest_first)) or r"(?!)"  # none: matches nothing
@@ -54,7 +58,8 @@ class _HuggingFaceTokenizer:
         return text + self._guard(prefill)
 
     def _guard(self, text: str) -> str:
-        return self._control.sub(rf"{_GUARD}\g<0>{_GUARD}", text)
+        plain = text.replace(_GUARD, "\N{REPLACEMENT CHARACTER}")
+        return self._control.sub(rf"{_GUARD}\g<0>{_GUARD}", plain)
 
     def encode(self, text: str) -> list[int]:
         if _GUARD not in text:
@@ -62,12 +67,16 @@ class _HuggingFaceTokenizer:
         ids: list[int] = []
         # Splitting at a group keeps the groups: every second piece stood between guards.
         for number, piece in enumerate(self._guarded.split(text)):
-            ids += self._ids(piece, split_special_tokens=number % 2 == 1)
+            ids += self._spelt(piece) if number % 2 else self._ids(piece)
         return ids
 
-    def _ids(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
+    def _ids(self, text: str) -> list[int]:
         # The template has already written the control tokens, the first one included.
-        ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=split_special_tokens
-        )["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _spelt(self, text: str) -> list[int]:
+        ids: list[int] = self._speller(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids

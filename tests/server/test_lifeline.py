@@ -73,3 +73,17 @@ def test_without_an_announcement_or_in_the_server_itself_nothing_happens(
         [sys.executable, "-c", code], env=bare, capture_output=True, text=True, timeout=20
     )
     assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+@pytest.mark.parametrize("left_over", ["999999999", "-5", "abc", ""])
+def test_a_left_over_announcement_does_no_harm_to_a_command(left_over: str) -> None:
+    """Only spawned processes hold on to a server, and only to one that is named by a number."""
+    done = subprocess.run(
+        [sys.executable, "-m", "senryu.server", "--version"],
+        env={**os.environ, lifeline.VARIABLE: left_over},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("senryu ")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -89,7 +90,6 @@ def test_an_open_request_gets_an_error_of_the_right_shape(
 
 def test_a_port_is_taken_from_the_moment_that_a_server_starts() -> None:
     """Two servers that start together do not both load a model."""
-    import socket
 
     from senryu.server.serve import _listen
     from senryu.server.settings import ServerSettings, SettingsError
@@ -102,3 +102,23 @@ def test_a_port_is_taken_from_the_moment_that_a_server_starts() -> None:
         pytest.raises(SettingsError, match=f"127.0.0.1:{port} cannot be used"),
     ):
         _listen(ServerSettings(port=port))
+
+
+def test_a_request_whose_body_is_still_arriving_gets_an_error_of_the_right_shape(
+    endless: tuple[subprocess.Popen[str], str],
+) -> None:
+    process, url = endless
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+        head = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
+        client.sendall(head)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        client.settimeout(60)
+        answer = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    assert answer.startswith("HTTP/1.1 503 ")
+    error = json.loads(answer.partition("\r\n\r\n")[2])
+    assert error["error"]["type"] == "overloaded_error"
+    assert error["request_id"] in answer.partition("\r\n\r\n")[0]
+    assert process.wait(timeout=60) == 0
+    assert process.stderr
+    assert "Traceback" not in process.stderr.read()

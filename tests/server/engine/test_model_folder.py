@@ -169,3 +169,8 @@ def test_a_damaged_config_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content.encode(errors="surrogatepass"))
     with pytest.raises(EngineError, match=r"config\.json"):
         read_facts(tmp_path, served_name=None, asked=str(tmp_path))
+
+
+def test_a_home_that_nobody_has_is_a_sentence() -> None:
+    with pytest.raises(EngineError, match="There is no model folder ~nobody-has-this-name/x"):
+        find_model("~nobody-has-this-name/x")
