@@ -116,8 +116,9 @@ def _listen(settings: ServerSettings) -> socket.socket:
 async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
     from .engine import open_engine
 
-    # The loop turns Ctrl-C into a cancellation, which what blocks it would not hear.
-    on_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The loop makes a cancellation of Ctrl-C, and vLLM's start hears neither that nor Python's own
+    # KeyboardInterrupt. There is nothing to lose yet, and the lifeline ends the children.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     engine = await open_engine(settings)
     signal.signal(signal.SIGINT, on_interrupt)
     try:

@@ -1,8 +1,9 @@
-"""A server that is killed while its model loads leaves no process behind.
+"""A server that is ended while its model loads ends at once and leaves no process behind.
 
 vLLM's engine process waits minutes for a server that died before shaking hands with it.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +18,16 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 SENRYU = str(Path(sys.executable).with_name("senryu"))
 
 
-@pytest.mark.parametrize("command", [[SENRYU], [sys.executable, "-m", "senryu.server"]], ids=len)
-def test_its_processes_end_with_it(command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        ([SENRYU], signal.SIGINT),
+        ([SENRYU], signal.SIGKILL),
+        ([sys.executable, "-m", "senryu.server"], signal.SIGKILL),
+    ],
+    ids=["Ctrl-C", "killed", "killed, started as a module"],
+)
+def test_its_processes_end_with_it(command: list[str], ending: signal.Signals) -> None:
     pytest.importorskip("vllm", reason="the engine is not installed: make setup")
     server = subprocess.Popen(
         [*command, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -31,8 +40,8 @@ def test_its_processes_end_with_it(command: list[str]) -> None:
             time.sleep(0.1)
         children = descendants(server.pid)
         assert len(children) >= 2
-        server.kill()
-        server.wait()
+        server.send_signal(ending)
+        assert server.wait(timeout=10) == -ending
         assert gone_within(30, children) == []
     finally:
         server.kill()
