@@ -72,7 +72,7 @@ class ServerSettings:
     and vLLM's own choice on a GPU."""
 
     threads: int | None = None
-    """Threads of the engine on a CPU. Left out: the measured default."""
+    """Threads of the engine on a CPU. Left out: one for each core that we may use."""
 
     compile: bool | None = None
     """Compile the model before the first request. Left out: yes on a GPU, where it takes a minute

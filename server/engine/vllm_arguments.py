@@ -136,7 +136,7 @@ def _dtype(
         engine["dtype"] = "auto"
         return Choice("activations", "the model's own", "its weights were trained for it")
     engine["dtype"] = "bfloat16"
-    return Choice("activations", "bfloat16", "fastest of the types that 4-bit kernels take")
+    return Choice("activations", "bfloat16", "the embedded model's own, and 4-bit kernels take it")
 
 
 def _kv_memory(
