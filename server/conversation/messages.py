@@ -4,9 +4,10 @@ Small frozen types that every other part of the server, and distill/, speak in. 
 imports nobody and knows neither the wire, nor a chat template, nor an engine.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["user", "assistant"]
 
@@ -27,8 +28,69 @@ def system_note(text: str) -> TextBlock:
     return TextBlock(text=f"\n\n<system>\n{text}\n</system>")
 
 
-# The union grows with the contract: images, tool calls and thinking come to stand here.
-Block = TextBlock
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBlock:
+    """A picture, for a model that sees."""
+
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingBlock:
+    """What the model thought before it answered. In a history it is this model's own, verified;
+    in an answer `signature` seals it, and `thinking` is empty when the client wants it hidden."""
+
+    thinking: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUseBlock:
+    """The model's call of a tool."""
+
+    id: str
+    name: str
+    input: Mapping[str, Any]
+    toolset_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """Something that the model may call; the client runs it."""
+
+    name: str
+    description: str = ""
+    input_schema: Mapping[str, Any]
+    """JSON Schema 2020-12 of the input, an object at its top; keys in the client's order."""
+    input_examples: tuple[Mapping[str, Any], ...] = ()
+    strict: bool = False
+    toolset_name: str | None = None
+    """The toolset of which it is a member; its calls carry this name too."""
+    enforced: bool = True
+    """Whether the grammar holds the input to the schema. Off where the schema is more than the
+    engine can hold an answer to: then any JSON object is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDefinitionBlock:
+    """A tool that becomes known in the middle of a conversation, at the place where it does."""
+
+    tool: Tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResultBlock:
+    """What came of a call."""
+
+    tool_use_id: str
+    content: tuple[TextBlock | ImageBlock | ToolDefinitionBlock, ...] = ()
+    is_error: bool = False
+
+
+Block = (
+    TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock | ToolDefinitionBlock
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +102,8 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text of all blocks, in order, joined by nothing: blocks carry their own spaces."""
-        return "".join(block.text for block in self.content)
+        """Its text blocks, in order, joined by nothing: blocks carry their own spaces."""
+        return "".join(block.text for block in self.content if isinstance(block, TextBlock))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +112,9 @@ class Conversation:
 
     messages: tuple[Message, ...]
     system: tuple[TextBlock, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    """The tools that it knows from the start, in the client's order; those that it learns of
+    later stand in the messages."""
 
     @property
     def system_text(self) -> str:
@@ -61,6 +126,48 @@ class Conversation:
         """The start of the answer that the client wrote itself, when the last turn is its own."""
         last = self.messages[-1]
         return last.text if last.role == "assistant" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """Which calls the answer may or must hold.
+
+    `auto` leaves it to the model, `any` wants at least one, `tool` wants the one called `name`,
+    `none` allows none although the model sees the tools.
+    """
+
+    mode: Literal["auto", "any", "tool", "none"] = "auto"
+    name: str | None = None
+    parallel: bool = True
+    """Whether one answer may hold several calls."""
+
+    @property
+    def forced(self) -> bool:
+        return self.mode in ("any", "tool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """The client wants the model to think first."""
+
+    budget: int | None = None
+    """The most tokens to think with; None leaves it to `effort`."""
+    effort: Literal["low", "medium", "high", "xhigh", "max"] = "high"
+    shown: bool = True
+    """Whether the client is told what was thought, or only that it was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demands:
+    """What form the answer is to have: none of it is text that the model reads."""
+
+    callable_tools: tuple[Tool, ...] = ()
+    """The tools that may be called now: those known from the start and those learnt of since,
+    less those that were taken away."""
+    tool_choice: ToolChoice = ToolChoice()
+    thinking: Thinking | None = None
+    output_schema: Mapping[str, Any] | None = None
+    """JSON Schema that the text of the answer has to fit; keys in the order of the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +183,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     stop_sequences: tuple[str, ...] = ()
+    grammar: str | None = None
+    """A structural tag (xgrammar's JSON) that every answer fits; None leaves it free."""
 
 
 class StopReason(StrEnum):
@@ -84,6 +193,7 @@ class StopReason(StrEnum):
     END_TURN = "end_turn"
     MAX_TOKENS = "max_tokens"
     STOP_SEQUENCE = "stop_sequence"
+    TOOL_USE = "tool_use"
     CONTEXT_WINDOW_EXCEEDED = "model_context_window_exceeded"
 
 
@@ -93,5 +203,7 @@ class Usage:
 
     input_tokens: int
     output_tokens: int
+    thinking_tokens: int = 0
+    """Those of `output_tokens` that were thought, the closing mark included."""
     cache_read_tokens: int = 0
     cache_creation_tokens: int = 0

@@ -4,12 +4,13 @@ An engine takes token ids and knows no chat template, no HTTP and no Messages AP
 two: vLLM, and the scripted one for those who work on everything above this line.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 from senryu.server.conversation.messages import Sampling
+from senryu.server.turn.dialects.base import Dialect
 from senryu.server.turn.prompt import ChatTokenizer, Prompt
 
 
@@ -58,6 +59,10 @@ class EngineCard:
     """Tokens of prompt and answer together."""
     created_at: str
     """RFC 3339 time of the model's making; the epoch when unknown."""
+    dialect: Dialect
+    """How the model spells tools and thinking."""
+    sees: bool = False
+    """Whether it takes images."""
     choices: tuple[Choice, ...] = ()
 
 
@@ -75,6 +80,11 @@ class Engine(Protocol):
     ) -> AsyncGenerator[TokenEvent, None]:
         """Token events until the one with a finish reason. Closing the generator aborts the
         request. Raises EngineError."""
+        ...
+
+    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
+        """Why no answer can be held to this JSON Schema, as the end of a sentence; None when one
+        can. Asking may take a second and disturbs nobody."""
         ...
 
     async def healthy(self) -> bool:

@@ -6,13 +6,20 @@ asked, and takes its turn after each as a real engine would. Its tokenizer count
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
+from typing import Any
 
 from senryu.server.conversation.messages import Sampling
-from senryu.server.turn.prompt import ChatMessage, Prompt
+from senryu.server.turn.dialects.base import Chat, Dialect
+from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect, as_json
+from senryu.server.turn.prompt import Prompt
 
 from .base import Choice, EngineCard, FinishReason, TokenEvent
+
+# All that there is to try out, tools and thinking; and a thought that is skipped leaves no mark.
+_SPOKEN = HermesDialect(thought=replace(THOUGHT, skipped=""))
 
 POEM = "The model is small,\nit says only what it read:\nplease, no more questions."
 
@@ -26,11 +33,12 @@ class ByteTokenizer:
 
     BEGIN, END = 256, 257
 
-    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
-        turns = [
-            f"\x02{message['role']}\n{self._text(message['content'])}\x03\n" for message in messages
-        ]
-        return "".join(turns) + "\x02assistant\n" + self._text(prefill)
+    def render(self, chat: Chat, prefill: str = "") -> str:
+        turns = [(message["role"], message["content"]) for message in chat.messages]
+        if chat.tools:
+            turns.insert(0, ("tools", "\n".join(map(as_json, chat.tools))))
+        said = "".join(f"\x02{role}\n{self._text(content)}\x03\n" for role, content in turns)
+        return f"{said}\x02assistant\n{self._text(prefill)}"
 
     def _text(self, text: str) -> str:
         return re.sub("([\x02\x03])", "\x10\\1", text)
@@ -55,6 +63,7 @@ class ScriptedEngine:
         tokens: int = 0,
         window: int = 200_000,
         model: str = "scripted",
+        dialect: Dialect = _SPOKEN,
     ) -> None:
         if isinstance(script, str):
             script = re.findall(r"\s*\S+\s*", script) or [script]
@@ -65,6 +74,7 @@ class ScriptedEngine:
             model=model,
             window=window,
             created_at="1970-01-01T00:00:00Z",
+            dialect=dialect,
             choices=(Choice("engine", "scripted", "it was asked for; it has no weights"),),
         )
         self.active: set[str] = set()
@@ -85,6 +95,9 @@ class ScriptedEngine:
 
     def _recite(self, count: int) -> Iterator[str]:
         return islice(cycle(self._pieces), count)
+
+    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
+        return None
 
     async def healthy(self) -> bool:
         return True

@@ -9,16 +9,15 @@ from typing import Protocol
 
 from senryu.server.conversation.messages import Conversation
 
-ChatMessage = dict[str, str]
+from .dialects.base import Chat, Dialect
 
 
 class ChatTokenizer(Protocol):
     """What a model folder gives us to turn a conversation into token ids."""
 
-    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
-        """The chat template's text for `messages` ({"role", "content"}) up to where the
-        assistant's answer begins, then `prefill`. Only `encode` can read it. Raises ValueError
-        when the template refuses."""
+    def render(self, chat: Chat, prefill: str = "") -> str:
+        """The chat template's text for `chat` up to where the assistant's answer begins, then
+        `prefill`. Only `encode` can read it. Raises ValueError when the template refuses."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -37,18 +36,34 @@ class Prompt:
         return len(self.token_ids)
 
 
-def build_prompt(conversation: Conversation, tokenizer: ChatTokenizer) -> Prompt:
-    """Render and encode. Raises ValueError when the model's template refuses the conversation."""
-    return Prompt(token_ids=tokenizer.encode(render(conversation, tokenizer)))
+def build_prompt(
+    conversation: Conversation,
+    tokenizer: ChatTokenizer,
+    dialect: Dialect,
+    *,
+    thinking: bool = False,
+) -> Prompt:
+    """Render and encode. `thinking`: whether the answer begins with a thought. Raises ValueError
+    when the model's template refuses the conversation."""
+    rendered = render(conversation, tokenizer, dialect, thinking=thinking)
+    return Prompt(token_ids=tokenizer.encode(rendered))
 
 
-def render(conversation: Conversation, tokenizer: ChatTokenizer) -> str:
-    """The prompt as text. A prefilled answer follows the template's opening of the answer, so
-    that the model goes on where the client stopped."""
-    messages: list[ChatMessage] = []
-    if conversation.system:
-        messages.append({"role": "system", "content": conversation.system_text})
-    prefill = conversation.prefill
-    turns = conversation.messages if prefill is None else conversation.messages[:-1]
-    messages += [{"role": turn.role, "content": turn.text} for turn in turns]
-    return tokenizer.render(messages, prefill or "")
+def render(
+    conversation: Conversation,
+    tokenizer: ChatTokenizer,
+    dialect: Dialect,
+    *,
+    thinking: bool = False,
+) -> str:
+    """The prompt as text. It ends where the answer goes on: behind the template's opening of the
+    answer, the mark of a thought that begins or is skipped, and what the client prefilled."""
+    chat = dialect.chat(conversation)
+    marks = dialect.thought
+    if conversation.prefill is not None:
+        return tokenizer.render(chat, conversation.prefill)
+    opened = tokenizer.render(chat)
+    if marks is None:
+        return opened
+    # Some templates open the thought themselves.
+    return opened.removesuffix(marks.opening) + (marks.opening if thinking else marks.skipped)

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .prompt import ChatMessage, ChatTokenizer
+from .dialects.base import Chat
+from .prompt import ChatTokenizer
 
 
 def open_tokenizer(model: str | Path) -> ChatTokenizer:
@@ -45,17 +46,31 @@ class _HuggingFaceTokenizer:
         self._control = re.compile(words)
         self._guarded = re.compile(f"{_GUARD}({words}){_GUARD}")
 
-    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
+    def render(self, chat: Chat, prefill: str = "") -> str:
         from jinja2 import TemplateError
 
-        guarded = [{**message, "content": self._guard(message["content"])} for message in messages]
         try:
             text: str = self._tokenizer.apply_chat_template(
-                guarded, tokenize=False, add_generation_prompt=True
+                self._guarded_in(chat.messages),
+                tools=self._guarded_in(chat.tools) or None,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses this: {error}") from error
         return text + self._guard(prefill)
+
+    def _guarded_in(self, value: Any) -> Any:
+        """The same value, every text in it guarded."""
+        match value:
+            case str():
+                return self._guard(value)
+            case list() | tuple():
+                return [self._guarded_in(item) for item in value]
+            case dict():
+                return {self._guard(key): self._guarded_in(item) for key, item in value.items()}
+            case _:
+                return value
 
     def _guard(self, text: str) -> str:
         plain = text.replace(_GUARD, "\N{REPLACEMENT CHARACTER}")

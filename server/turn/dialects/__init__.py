@@ -1,0 +1,1 @@
+"""How families of models spell tools and thinking; and which one a model speaks."""

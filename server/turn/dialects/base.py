@@ -1,0 +1,85 @@
+"""What a dialect is: how one family of models spells tools, tool calls and thinking.
+
+A dialect is one file. It turns a conversation into plain chat messages for the model's own
+template, and says by which marks the answer's thinking and calls are known; `turn.grammar`
+makes a grammar of those marks and `turn.splitter` finds them again. Pure: no engine, no tokenizer.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from senryu.server.conversation.messages import Conversation, Tool
+
+ChatMessage = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """What a model's own chat template is given."""
+
+    messages: list[ChatMessage]
+    """`{"role": ..., "content": ...}`, calls, results and thoughts spelt out in the content."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """Tools for a template that words them itself, as JSON objects; empty where the dialect has
+    worded them in the messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtMarks:
+    """How thinking is spelt: `opening` stands at the end of the prompt, the model writes its
+    thoughts and `closing`, then the answer. `skipped` stands at the end of the prompt of a model
+    that could think and is not to."""
+
+    opening: str
+    closing: str
+    skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallMarks:
+    """How a call is spelt: `opening`, a head that holds the tool's name, the input as one JSON
+    object, a tail.
+
+    The grammar writes `opening + head(name) + JSON + tail`, and `separator` between two calls; the
+    splitter reads with `head_pattern` (its group `name`) and `tail_pattern`, which forgive white
+    space that a grammar would not let pass. Both patterns match right after what they follow.
+    """
+
+    opening: str
+    head: str
+    """With `{name}`-free text around the marker `\\0`, where the tool's name goes."""
+    tail: str
+    separator: str
+    head_pattern: re.Pattern[str]
+    tail_pattern: re.Pattern[str]
+    parallel: bool = True
+    """Whether the family was trained on several calls in one answer."""
+
+    def head_of(self, name: str) -> str:
+        return self.head.replace("\0", name)
+
+
+class Dialect(Protocol):
+    """One family's spelling."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def thought(self) -> ThoughtMarks | None:
+        """None for a model that does not think."""
+        ...
+
+    @property
+    def calls(self) -> CallMarks: ...
+
+    def chat(self, conversation: Conversation) -> Chat:
+        """The conversation as the model's template takes it; a prefilled last turn is left out
+        (the prompt ends with it). The same conversation gives the same bytes always, and a longer
+        one begins with those of its beginning."""
+        ...
+
+    def define(self, tool: Tool) -> str:
+        """One tool as the model reads it, also in the middle of a conversation."""
+        ...
