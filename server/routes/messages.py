@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
+from starlette.datastructures import State
 from starlette.responses import Response
 
-from senryu.server.conversation.intake import read_conversation, read_sampling
+from senryu.server.conversation.editing import apply_edits
+from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
+from senryu.server.conversation.messages import Conversation, Demands
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
 from senryu.server.settings import ServerSettings
@@ -23,8 +27,8 @@ from senryu.server.wire.responses import Extras, count_body, message_body
 from senryu.server.wire.sse import error_frame, frame
 
 from .models import resolve_model
-from .reading import CURRENT, api_version, check_credential, read_body
-from .replies import json_reply
+from .reading import api_version, betas, check_credential, read_body
+from .replies import ignored_header, json_reply
 from .streaming import EventStream, stopping, unless_gone
 
 router = APIRouter()
@@ -36,39 +40,66 @@ Result = TypeVar("Result")
 _LONG_REQUEST_BYTES = 16_384
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """Which version of the API a client speaks, and which betas of it."""
+
+    version: str
+    betas: frozenset[str]
+
+
 @router.post("/v1/messages")
 async def create_message(request: Request) -> Response:
+    body, spoken = await receive(request)
+    return await answer(request, body, spoken)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(request: Request) -> Response:
+    body, spoken = await receive(request)
+    return await count(request, body, spoken)
+
+
+async def receive(request: Request) -> tuple[bytes, Spoken]:
+    """What came with the request, its headers checked in the contract's order (4.1)."""
+    settings: ServerSettings = request.app.state.settings
+    check_credential(request, settings)
+    spoken = Spoken(api_version(request, settings), betas(request, settings))
+    return await read_body(request, settings), spoken
+
+
+async def answer(request: Request, body: bytes, spoken: Spoken) -> Response:
+    """The model's answer to a Messages body, at once or as a stream."""
     settings: ServerSettings = request.app.state.settings
     engine: Engine = request.app.state.engine
-    check_credential(request, settings)
-    version = api_version(request)
-    body = await read_body(request, settings)
-    asked, turn = await _understood(body, partial(_read_message, version, settings, engine))
-    extras = _extras(asked, diagnostics=asked.diagnostics is not None)
+    wanted, asked, turn, extras = await _understood(
+        body, partial(_read_message, request.app.state, spoken)
+    )
+    demands, loosened = await _held_to_schemas(asked.demands, engine)
+    turn = replace(turn, demands=demands)
+    headers = ignored_header((*asked.ignored, *loosened))
     if not await engine.healthy():
         raise EngineFailed("The engine has stopped; restart the server")
-    if asked.stream:
+    if wanted.stream:
         request_id = request.scope["state"]["request_id"]
         return EventStream(
             _frames(turn, engine, request_id, extras),
             ping_seconds=settings.ping_seconds,
             farewell=error_frame(stopping(), request_id),
+            headers=headers,
         )
-    answer = await unless_gone(_answer(turn, engine), request.receive)
-    if answer is None:  # nobody is there to read it
+    whole = await unless_gone(_answer(turn, engine), request.receive)
+    if whole is None:  # nobody is there to read it
         return Response(status_code=499)
-    return json_reply(message_body(answer, extras))
+    return json_reply(message_body(whole, extras), headers=headers)
 
 
-@router.post("/v1/messages/count_tokens")
-async def count_tokens(request: Request) -> Response:
-    settings: ServerSettings = request.app.state.settings
-    engine: Engine = request.app.state.engine
-    check_credential(request, settings)
-    api_version(request)
-    body = await read_body(request, settings)
-    asked, prompt = await _understood(body, partial(_read_count, settings, engine))
-    return json_reply(count_body(len(prompt), _extras(asked)))
+async def count(request: Request, body: bytes, spoken: Spoken) -> Response:
+    """How many tokens the same body would be as a message."""
+    asked, prompt, extras = await _understood(
+        body, partial(_read_count, request.app.state, spoken)
+    )
+    return json_reply(count_body(len(prompt), extras), headers=ignored_header(asked.ignored))
 
 
 async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
@@ -79,38 +110,93 @@ async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
 
 
 def _read_message(
-    version: str, settings: ServerSettings, engine: Engine, body: bytes
-) -> tuple[MessagesRequest, Turn]:
-    asked = parse(MessagesRequest, body)
-    model = resolve_model(asked.model, settings, engine.card)
+    state: State, spoken: Spoken, body: bytes
+) -> tuple[MessagesRequest, Asked, Turn, Extras]:
+    wanted = parse(MessagesRequest, body)
+    engine: Engine = state.engine
     window = engine.card.window
-    refuse_knobs = version if version == CURRENT and not settings.lenient_sampling else None
-    sampling = read_sampling(asked, model=model, limit=window, refuse_knobs=refuse_knobs)
-    prompt = _prompt(asked, model, engine)
+    terms = _terms(wanted, state, spoken)
+    sampling = read_sampling(wanted, terms, limit=window)
+    asked, prompt, extras = _read(wanted, terms, engine)
     if len(prompt) > window:
         raise InvalidRequest(f"prompt is too long: {len(prompt)} tokens > {window} maximum")
-    return asked, Turn(message_id=new_id("msg"), model=model, prompt=prompt, sampling=sampling)
+    turn = Turn(
+        message_id=new_id("msg"),
+        model=terms.model,
+        prompt=prompt,
+        sampling=sampling,
+        demands=asked.demands,
+        signer=terms.signer,
+    )
+    return wanted, asked, turn, replace(extras, diagnostics=wanted.diagnostics is not None)
 
 
-def _read_count(
-    settings: ServerSettings, engine: Engine, body: bytes
-) -> tuple[CountTokensRequest, Prompt]:
-    asked = parse(CountTokensRequest, body)
-    model = resolve_model(asked.model, settings, engine.card)
-    return asked, _prompt(asked, model, engine)
+def _read_count(state: State, spoken: Spoken, body: bytes) -> tuple[Asked, Prompt, Extras]:
+    wanted = parse(CountTokensRequest, body)
+    return _read(wanted, _terms(wanted, state, spoken), state.engine)
 
 
-def _prompt(asked: Prompted, model: str, engine: Engine) -> Prompt:
-    conversation = read_conversation(asked, model=model)
-    try:
-        return build_prompt(conversation, engine.tokenizer)
-    except ValueError as error:
-        raise InvalidRequest(f"messages: {error}") from error
+def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
+    """On what terms this server and this client speak about a request."""
+    settings: ServerSettings = state.settings
+    engine: Engine = state.engine
+    return Terms(
+        model=resolve_model(wanted.model, settings, engine.card),
+        signer=state.signer,
+        media=state.media,
+        thinks=engine.card.dialect.thought is not None,
+        sees=engine.card.sees,
+        version=spoken.version,
+        betas=spoken.betas,
+        strict=settings.strict,
+        lenient_sampling=settings.lenient_sampling,
+    )
 
 
-def _extras(asked: Prompted, *, diagnostics: bool = False) -> Extras:
-    edited = asked.context_management is not None
-    return Extras(diagnostics=diagnostics, context_management=edited)
+def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt, Extras]:
+    """What is asked, and the prompt that it makes once old parts are edited out."""
+    asked = read_request(wanted, terms)
+    thinking = asked.demands.thinking is not None
+
+    def prompt(conversation: Conversation) -> Prompt:
+        try:
+            return build_prompt(
+                conversation, engine.tokenizer, engine.card.dialect, thinking=thinking
+            )
+        except ValueError as error:
+            raise InvalidRequest(f"messages: {error}") from error
+
+    whole = prompt(asked.conversation)
+    if asked.edits is None:
+        return asked, whole, Extras()
+    edited, applied = apply_edits(
+        asked.conversation, asked.edits, lambda conversation: len(prompt(conversation))
+    )
+    shown = prompt(edited) if applied else whole
+    return asked, shown, Extras(context_management=applied, original_tokens=len(whole))
+
+
+async def _held_to_schemas(demands: Demands, engine: Engine) -> tuple[Demands, Iterable[str]]:
+    """The demands as the engine can meet them, and the names of those that it loosens.
+
+    Where it cannot hold an answer to a schema, the client is told so if it insists: with
+    `strict`, or by asking for that form of answer. The input of other tools is then any object.
+    """
+    if demands.output_schema is not None:
+        why_not = await engine.refusal(demands.output_schema)
+        if why_not is not None:
+            raise InvalidRequest(f"output_config.format.schema: {why_not}")
+    tools, loosened = [], []
+    for tool in demands.callable_tools if demands.tool_choice.mode != "none" else ():
+        why_not = await engine.refusal(tool.input_schema)
+        if why_not is not None and tool.strict:
+            raise InvalidRequest(f"tools: the input_schema of {tool.name}: {why_not}")
+        if why_not is not None:
+            loosened.append(f"tools.{tool.name}.input_schema")
+        tools.append(tool if why_not is None else replace(tool, enforced=False))
+    if loosened:
+        demands = replace(demands, callable_tools=tuple(tools))
+    return demands, loosened
 
 
 def _blamed(error: EngineError) -> ApiError:
