@@ -33,6 +33,8 @@ FLAGS = (
     "max_streams",
     "compile",
     "lenient_sampling",
+    "strict",
+    "dialect",
     "verbose",
 )
 
@@ -201,7 +203,7 @@ def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
             *first,
             *(f"  export {variable}" for variable in variables),
             "",
-            "Claude Code (it needs tools, which this server still refuses):",
+            "Claude Code:",
             f"  {variables[0]} {token} ANTHROPIC_MODEL={shlex.quote(model)} \\",
             f"  CLAUDE_CODE_MAX_CONTEXT_TOKENS={engine.card.window} claude",
             "",

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ ENVIRONMENT_PREFIX = "SENRYU_"
 _NOT_SETTINGS = {"SENRYU_CACHE", "SENRYU_SERVER_PID"}
 # The tables of senryu.toml, one for each room; a room reads its own.
 _TABLES = ("server", "distill", "quant", "benches")
+# As browsers write it in the Origin header: no path, not even a slash; `null` for pages of no
+# origin, `file://` and the like for programs that are made of web pages.
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]*")
 
 
 class SettingsError(ValueError):
@@ -48,6 +52,9 @@ class ServerSettings:
 
     aliases: tuple[str, ...] = ("claude-*haiku*",)
     """Patterns of further model ids that are answered: clients ask for a haiku by default."""
+
+    dialect: str | None = None
+    """How the model spells tool calls and thinking. Left out: read off its chat template."""
 
     engine: Literal["auto", "vllm", "scripted"] = "auto"
     """`auto` and `vllm` open vLLM; `scripted` recites a text and needs no model."""
@@ -100,6 +107,22 @@ class ServerSettings:
     """Honour temperature, top_p and top_k also for clients of API version 2026-10-21, under
     which the hosted service refuses them."""
 
+    strict: bool = False
+    """Refuse what the hosted service refuses and we would let pass: a missing anthropic-version,
+    unknown betas, signatures of others, schema keywords outside its subset."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may ask, such as `http://localhost:3000`; `*` lets every page.
+    Left out: only pages that this server itself delivers."""
+
+    signing_key: str | None = None
+    """The secret that thinking blocks are signed with. Left out: one is made once and kept in the
+    cache folder."""
+
+    fetch_media: bool = False
+    """Fetch images and documents that a request names by an https URL. Addresses of private
+    networks are refused always."""
+
     verbose: bool = False
     """Show the engine's own log."""
 
@@ -128,8 +151,18 @@ class ServerSettings:
                     f"{name}: {getattr(self, name):g} is more than a machine has; take at most "
                     f"{2**20}"
                 )
-        if self.api_key is not None and not self.api_key.strip():
-            raise SettingsError("api_key: an empty key protects nothing; set one, or leave it out")
+        for name in ("api_key", "signing_key"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise SettingsError(
+                    f"{name}: an empty key protects nothing; set one, or leave it out"
+                )
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"cors_origins: {origin!r} is not an origin; write it as scheme://host:port, "
+                    "without a path, or * for all"
+                )
 
 
 Settings = TypeVar("Settings")
@@ -282,7 +315,7 @@ def _converted(name: str, value: Any, hint: Any, origin: str) -> Any:
     try:
         if get_origin(wanted) is tuple:
             items = value.split(",") if isinstance(value, str) else value
-            return tuple(str(item).strip() for item in items)
+            return tuple(text for item in items if (text := str(item).strip()))
         if wanted is bool:
             return _switch(value)
         if isinstance(value, bool) or not isinstance(value, str | int | float):

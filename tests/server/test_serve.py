@@ -17,14 +17,16 @@ from senryu.server.engine.base import Choice, EngineCard
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.serve import FLAGS, banner, main, parser
 from senryu.server.settings import ServerSettings, documented
+from senryu.server.turn.dialects.hermes import HermesDialect
 
 
 @pytest.fixture(autouse=True)
 def _settings_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the file nor the variables of the person who runs the tests."""
+    """Neither the file nor the variables of the person who runs the tests, nor their cache."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("SENRYU_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("SENRYU_CACHE", str(tmp_path / "cache"))
 
 
 # --- the banner --------------------------------------------------------------------------------
@@ -35,6 +37,7 @@ def card(engine: ScriptedEngine) -> None:
         model="senryu/tiny",
         window=8192,
         created_at="1970-01-01T00:00:00Z",
+        dialect=HermesDialect(),
         choices=(
             Choice("device", "A Processor, 2 cores", "no NVIDIA GPU"),
             Choice("KV memory", "1.0 GiB", "a twelfth of memory"),
@@ -58,6 +61,7 @@ def test_the_banner_says_what_was_chosen_and_why_and_what_to_paste(engine: Scrip
     assert "ANTHROPIC_AUTH_TOKEN=" in shown
     assert "ANTHROPIC_MODEL=senryu/tiny" in shown
     assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS=8192" in shown
+    assert "refuse" not in shown
 
 
 def test_the_banner_never_shows_the_key(engine: ScriptedEngine) -> None:
@@ -97,11 +101,6 @@ def test_every_address_is_noted_and_the_one_to_paste_works_here(
     assert "senryu serves scripted on http://127.0.0.1:1" in lines
     assert "  export ANTHROPIC_BASE_URL=http://127.0.0.1:1" in lines
     assert any(line.startswith(f"  listening on every address, {bound}") for line in lines)
-
-
-def test_the_banner_says_that_claude_code_must_wait_for_tools(engine: ScriptedEngine) -> None:
-    (line,) = [x for x in banner(ServerSettings(), engine, 1).splitlines() if "Claude Code" in x]
-    assert line == "Claude Code (it needs tools, which this server still refuses):"
 
 
 def test_a_model_id_that_a_shell_would_split_is_quoted(engine: ScriptedEngine) -> None:

@@ -85,6 +85,15 @@ def test_a_named_file_is_read_instead_of_the_one_in_the_folder(tmp_path: Path) -
         ({"SENRYU_ALIASES": "a*, b"}, "aliases", ("a*", "b")),
         ({"SENRYU_API_KEY": "0123"}, "api_key", "0123"),
         ({"SENRYU_CACHE": "/somewhere"}, "model", "embedded"),
+        ({"SENRYU_STRICT": "yes"}, "strict", True),
+        ({"SENRYU_DIALECT": "hermes"}, "dialect", "hermes"),
+        ({"SENRYU_CORS_ORIGINS": ""}, "cors_origins", ()),
+        ({"SENRYU_CORS_ORIGINS": "*"}, "cors_origins", ("*",)),
+        (
+            {"SENRYU_CORS_ORIGINS": "http://localhost:3000, null,app://desk,file://"},
+            "cors_origins",
+            ("http://localhost:3000", "null", "app://desk", "file://"),
+        ),
     ],
 )
 def test_text_of_the_environment_becomes_the_settings_type(
@@ -116,6 +125,10 @@ def test_toml_brings_types_of_its_own(tmp_path: Path) -> None:
         ({"SENRYU_DEVICE": "tpu"}, {}, "device: 'tpu' is not one of auto, gpu, cpu"),
         ({"SENRYU_DTYPE": "int4"}, {}, "dtype: 'int4' is not one of"),
         ({"SENRYU_API_KEY": " "}, {}, "api_key: an empty key protects nothing"),
+        ({"SENRYU_SIGNING_KEY": ""}, {}, "signing_key: an empty key protects nothing"),
+        ({"SENRYU_CORS_ORIGINS": "http://x/"}, {}, "cors_origins: 'http://x/' is not an origin"),
+        ({"SENRYU_CORS_ORIGINS": "x:3000"}, {}, "cors_origins: 'x:3000' is not an origin"),
+        ({"SENRYU_CORS_ORIGINS": "http://X"}, {}, "cors_origins: 'http://X' is not an origin"),
         ({}, {"window": "0"}, "window: 0 must be greater than 0"),
         ({}, {"window": "-5"}, "window: -5 must be greater than 0"),
         ({}, {"kv_memory_gib": "many"}, "kv_memory_gib: 'many' (--kv-memory-gib) is not of type"),
@@ -171,10 +184,12 @@ def test_a_named_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> 
 
 
 def test_the_shown_settings_name_every_origin_and_hide_the_key() -> None:
-    loaded = load_server(environment={"SENRYU_API_KEY": "s3cret", "SENRYU_ALIASES": "a,b"})
+    environment = {"SENRYU_API_KEY": "s3cret", "SENRYU_ALIASES": "a,b"}
+    loaded = load_server(environment=environment | {"SENRYU_SIGNING_KEY": "s3cret too"})
     lines = loaded.lines()
     assert len(lines) == len(loaded.origins)
     assert "api_key = (set)  # SENRYU_API_KEY" in lines
+    assert "signing_key = (set)  # SENRYU_SIGNING_KEY" in lines
     assert 'aliases = ["a", "b"]  # SENRYU_ALIASES' in lines
     assert "port = 8765  # default" in lines
     assert "# window is left out" in lines
