@@ -1,4 +1,7 @@
-"""An answer that is JSON of a given shape, whatever the model. Start the server first: make serve"""
+"""An answer that is JSON of a given shape, whatever the model.
+
+Start the server first: make serve
+"""
 
 import json
 import os

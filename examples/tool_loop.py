@@ -27,8 +27,8 @@ WEATHER: ToolParam = {
 }
 
 
-def get_weather(city: str, unit: str) -> str:
-    return json.dumps({"city": city, "temperature": 21, "unit": unit, "sky": "clear"})
+def get_weather(asked: object) -> str:
+    return json.dumps({"asked": asked, "temperature": 21, "sky": "clear"})
 
 
 messages: list[MessageParam] = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -48,7 +48,7 @@ for _ in range(5):
             print(block.text)
         if block.type == "tool_use":
             print(f"-> {block.name}({json.dumps(block.input)})")
-            result = get_weather(**block.input)
+            result = get_weather(block.input)
             print(f"<- {result}")
             results.append({"type": "tool_result", "tool_use_id": block.id, "content": result})
     if not results:
