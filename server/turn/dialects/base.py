@@ -6,12 +6,13 @@ makes a grammar of those marks and `turn.splitter` finds them again. Pure: no en
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from senryu.server.conversation.messages import Conversation, Tool
 
-ChatMessage = dict[str, str]
+ChatMessage = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +20,16 @@ class Chat:
     """What a model's own chat template is given."""
 
     messages: list[ChatMessage]
-    """`{"role": ..., "content": ...}`, calls, results and thoughts spelt out in the content."""
+    """`{"role": ..., "content": ...}`, calls, results and thoughts spelt out in the content, which
+    is a text (or an object where the family's template writes a result as JSON)."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """Tools for a template that words them itself, as JSON objects; empty where the dialect has
     worded them in the messages."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """What else the template may be told, by the names of its variables."""
+    marks: tuple[str, ...] = ()
+    """Words that the dialect alone writes: where a client wrote one, the dialect has guarded it
+    (turn/guard.py), so that one without a guard may be a control token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,3 +90,16 @@ class Dialect(Protocol):
     def define(self, tool: Tool) -> str:
         """One tool as the model reads it, also in the middle of a conversation."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A dialect as the table in `__init__` knows it."""
+
+    name: str
+    speaks: Callable[[ThoughtMarks | None], Dialect]
+    """Makes the dialect, with the marks of thinking for a model that thinks."""
+    recognises: Callable[[str], bool]
+    """Whether a chat template is of this family."""
+    sign: str
+    """What such a template shows, as the end of a sentence."""

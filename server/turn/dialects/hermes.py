@@ -6,17 +6,15 @@ thoughts are spelt here, so that a failed result, a tool learnt of later and a t
 two calls have their place, and old turns keep their bytes.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import assert_never
 
 from senryu.server.conversation.messages import (
     Block,
     Conversation,
     ImageBlock,
-    Message,
     TextBlock,
     ThinkingBlock,
     Tool,
@@ -24,8 +22,12 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from senryu.server.turn.guard import guarded
 
-from .base import CallMarks, Chat, ChatMessage, ThoughtMarks
+from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
+from .spelling import UNSEEN, as_function, as_json, joined, said_turns
+
+__all__ = ["CALLS", "FAMILY", "MARKS", "THOUGHT", "HermesDialect", "as_json", "in_tags"]
 
 THOUGHT = ThoughtMarks(
     opening="<think>\n", closing="</think>\n\n", skipped="<think>\n\n</think>\n\n"
@@ -37,6 +39,10 @@ CALLS = CallMarks(
     separator="\n",
     head_pattern=re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"arguments"\s*:\s*'),
     tail_pattern=re.compile(r"\s*\}\s*</tool_call>"),
+)
+MARKS = (
+    *("<think>", "</think>", "<tool_call>", "</tool_call>"),
+    *("<tool_response>", "</tool_response>"),
 )
 
 
@@ -51,64 +57,69 @@ class HermesDialect:
     def chat(self, conversation: Conversation) -> Chat:
         messages: list[ChatMessage] = []
         if conversation.system:
-            messages.append({"role": "system", "content": conversation.system_text})
-        turns = conversation.messages
-        if conversation.prefill is not None:
-            turns = turns[:-1]
-        messages += [{"role": turn.role, "content": self._content(turn)} for turn in turns]
-        return Chat(messages=messages, tools=[_function(tool) for tool in conversation.tools])
+            system = guarded(conversation.system_text, MARKS)
+            messages.append({"role": "system", "content": system})
+        for turn in said_turns(conversation):
+            content = in_tags(turn.content, self.thought, self._guarded)
+            messages.append({"role": turn.role, "content": content})
+        tools = [guarded(as_function(tool), MARKS) for tool in conversation.tools]
+        return Chat(messages=messages, tools=tools, marks=MARKS)
 
     def define(self, tool: Tool) -> str:
-        return as_json(_function(tool))
+        return as_json(as_function(tool))
 
-    def _content(self, turn: Message) -> str:
-        return "".join(self._spelt(turn.content))
-
-    def _spelt(self, blocks: Sequence[Block]) -> Iterator[str]:
-        """Calls and results stand on lines of their own, whatever text is around them."""
-        before: Block | None = None
-        for block in blocks:
-            apart = isinstance(block, ToolUseBlock | ToolResultBlock) or isinstance(
-                before, ToolResultBlock
-            )
-            if before is not None and apart and not isinstance(before, ThinkingBlock):
-                yield "\n"
-            yield self._block(block)
-            before = block
-
-    def _block(self, block: Block) -> str:
-        match block:
-            case TextBlock():
-                return block.text
-            case ThinkingBlock():
-                if self.thought is None:
-                    return ""
-                return f"{self.thought.opening}{block.thinking}{self.thought.closing}"
-            case ToolUseBlock():
-                head = self.calls.head_of(block.name)
-                return f"{self.calls.opening}{head}{as_json(block.input)}{self.calls.tail}"
-            case ToolResultBlock():
-                inside = "".join(self._block(part) for part in block.content)
-                if block.is_error:
-                    inside = f"The tool failed:\n{inside}"
-                return f"<tool_response>\n{inside}\n</tool_response>"
-            case ToolDefinitionBlock():
-                return f"<tools>\n{self.define(block.tool)}\n</tools>"
-            case ImageBlock():
-                raise NotImplementedError("images have no spelling in this dialect yet")
+    def _guarded(self, tool: Tool) -> str:
+        return guarded(self.define(tool), MARKS)
 
 
-def _function(tool: Tool) -> dict[str, Any]:
-    """A tool in the shape that chat templates take."""
-    function = {"name": tool.name, "description": _description(tool)}
-    return {"type": "function", "function": function | {"parameters": dict(tool.input_schema)}}
+FAMILY = Family(
+    name="hermes",
+    speaks=lambda thought: HermesDialect(thought=thought),
+    # Others put something else than JSON between these tags.
+    recognises=lambda template: (
+        ("<tool_call>" in template and re.search(r'\btools\b.*arguments\\?"', template, re.DOTALL))
+        is not None
+    ),
+    sign="writes calls as JSON in <tool_call> tags",
+)
 
 
-def _description(tool: Tool) -> str:
-    examples = [f"Example input: {as_json(example)}" for example in tool.input_examples]
-    return "\n".join(filter(None, (tool.description, *examples)))
+def in_tags(
+    blocks: Sequence[Block], thought: ThoughtMarks | None, define: Callable[[Tool], str]
+) -> str:
+    """A turn as one text, with `define` for the tools that it brings. Calls, results and
+    definitions stand on lines of their own, whatever text is around them."""
+    said = ""
+    before: Block | None = None
+    for block in joined(blocks):
+        apart = not isinstance(block, TextBlock) or isinstance(before, ToolResultBlock)
+        if apart and said and not said.endswith("\n"):
+            said += "\n"
+        said += _in_tags(block, thought, define)
+        before = block
+    return said
 
 
-def as_json(value: Mapping[str, Any]) -> str:
-    """JSON as models were trained to write it: a space after comma and colon, letters as such."""
-    return json.dumps(value, ensure_ascii=False)
+def _in_tags(block: Block, thought: ThoughtMarks | None, define: Callable[[Tool], str]) -> str:
+    match block:
+        case TextBlock():
+            return guarded(block.text, MARKS)
+        case ThinkingBlock():
+            if thought is None:
+                return ""
+            return f"{thought.opening}{guarded(block.thinking, MARKS)}{thought.closing}"
+        case ToolUseBlock():
+            head = CALLS.head_of(block.name)
+            called = guarded(as_json(block.input), MARKS)
+            return f"{CALLS.opening}{head}{called}{CALLS.tail}"
+        case ToolResultBlock():
+            inside = in_tags(block.content, thought, define)
+            if block.is_error:
+                inside = f"The tool failed:\n{inside}"
+            return f"<tool_response>\n{inside}\n</tool_response>"
+        case ToolDefinitionBlock():
+            return f"<tools>\n{define(block.tool)}\n</tools>"
+        case ImageBlock():
+            raise NotImplementedError(UNSEEN)
+        case _:
+            assert_never(block)

@@ -1,0 +1,129 @@
+"""Llama 3: a call is a bare JSON object, a result is a turn of its own by `ipython`.
+
+Spoken by Llama 3.1 to 3.3. The model's own template words the tools. It writes a result that is a
+text as a quoted string and one that is an object as JSON, so results are objects here: JSON is
+what the model was trained to find there, and it gives a failure its place.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from senryu.server.conversation.messages import (
+    Block,
+    Conversation,
+    ImageBlock,
+    Message,
+    TextBlock,
+    ThinkingBlock,
+    Tool,
+    ToolDefinitionBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from senryu.server.turn.guard import guarded
+
+from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
+from .spelling import UNSEEN, as_function, as_json, joined, said_turns
+
+CALLS = CallMarks(
+    opening='{"name": "',
+    head='\0", "parameters": ',
+    tail="}",
+    separator="\n",
+    head_pattern=re.compile(r'(?P<name>[^"\\]+)"\s*,\s*"parameters"\s*:\s*'),
+    tail_pattern=re.compile(r"\s*\}"),
+    parallel=False,
+)
+# These templates name a day to the model. The real one would change every prompt at midnight;
+# this is the one that they name when nobody tells them.
+VARIABLES = {"date_string": "26 Jul 2024"}
+MARKS = ("<think>", "</think>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3Dialect:
+    """`thought` is set for models that think."""
+
+    thought: ThoughtMarks | None = None
+    name: str = "llama3"
+    calls: CallMarks = CALLS
+
+    def chat(self, conversation: Conversation) -> Chat:
+        messages: list[ChatMessage] = []
+        if conversation.system:
+            system = guarded(conversation.system_text, MARKS)
+            messages.append({"role": "system", "content": system})
+        for turn in said_turns(conversation):
+            messages += self._turn(turn)
+        tools = [guarded(as_function(tool), MARKS) for tool in conversation.tools]
+        return Chat(messages=messages, tools=tools, variables=VARIABLES, marks=MARKS)
+
+    def define(self, tool: Tool) -> str:
+        return json.dumps(as_function(tool), ensure_ascii=False, indent=4)
+
+    def _turn(self, turn: Message) -> Iterator[ChatMessage]:
+        """Results are turns of their own, before what is said with them."""
+        for block in turn.content:
+            if isinstance(block, ToolResultBlock):
+                yield {"role": "ipython", "content": guarded(_result(block), MARKS)}
+        said = [block for block in turn.content if not isinstance(block, ToolResultBlock)]
+        if said or not turn.content:
+            yield {"role": turn.role, "content": self._said(said)}
+
+    def _said(self, blocks: Sequence[Block]) -> str:
+        """Calls and definitions stand on lines of their own."""
+        said = ""
+        for block in joined(blocks):
+            if said and not said.endswith("\n") and not isinstance(block, TextBlock):
+                said += "\n"
+            said += self._block(block)
+        return said
+
+    def _block(self, block: Block) -> str:
+        match block:
+            case TextBlock():
+                return guarded(block.text, MARKS)
+            case ThinkingBlock():
+                if self.thought is None:
+                    return ""
+                thinking = guarded(block.thinking, MARKS)
+                return f"{self.thought.opening}{thinking}{self.thought.closing}"
+            case ToolUseBlock():
+                called = guarded(as_json(block.input), MARKS)
+                return f"{CALLS.opening}{CALLS.head_of(block.name)}{called}{CALLS.tail}"
+            case ToolDefinitionBlock():
+                return f"There is a new function:\n{guarded(self.define(block.tool), MARKS)}\n"
+            case ImageBlock():
+                raise NotImplementedError(UNSEEN)
+            case ToolResultBlock():
+                raise AssertionError("results are turns of their own")
+            case _:
+                assert_never(block)
+
+
+def _result(block: ToolResultBlock) -> dict[str, Any]:
+    said: list[str] = []
+    found: list[dict[str, Any]] = []
+    for part in block.content:
+        match part:
+            case TextBlock():
+                said.append(part.text)
+            case ToolDefinitionBlock():
+                found.append(as_function(part.tool))
+            case ImageBlock():
+                raise NotImplementedError(UNSEEN)
+            case _:
+                assert_never(part)
+    result: dict[str, Any] = {"error" if block.is_error else "output": "".join(said)}
+    return result | ({"functions": found} if found else {})
+
+
+FAMILY = Family(
+    name="llama3",
+    speaks=lambda thought: Llama3Dialect(thought=thought),
+    recognises=lambda template: "ipython" in template or "<|python_tag|>" in template,
+    sign="takes results as turns of `ipython`",
+)

@@ -1,0 +1,45 @@
+"""What somebody wrote stays text, even where it looks like a mark that steers the model.
+
+A word such as `<|im_end|>` in a message is broken by a guard behind its first character. No token
+reaches across a guard and guards have no token themselves, so the model reads the word's
+characters, and a chat template that looks for the mark does not find it. A guard can only break
+words: whoever writes one himself gains nothing.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, TypeVar
+
+GUARD = "\ufdd0"
+"""A Unicode noncharacter, which no text that people exchange contains."""
+
+Value = TypeVar("Value")
+
+
+def guarded(value: Value, words: tuple[str, ...]) -> Value:
+    """The same value, a text or JSON, with `words` broken in every text of it."""
+    same: Value = _guarded(value, _any_of(words))
+    return same
+
+
+def _guarded(value: Any, words: re.Pattern[str]) -> Any:
+    match value:
+        case str():
+            return words.sub(_broken, value)
+        case list() | tuple():
+            return [_guarded(item, words) for item in value]
+        case dict():
+            return {_guarded(key, words): _guarded(item, words) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _broken(found: re.Match[str]) -> str:
+    word = found[0]
+    return f"{word[:1]}{GUARD}{word[1:]}"
+
+
+@lru_cache(maxsize=16)
+def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # none: matches nothing
