@@ -176,8 +176,8 @@ def _block(
         case ThinkingStarted():
             return ThinkingBlock(thinking=content, signature=signature)
         case ToolUseStarted():
-            # What `max_tokens` cut off is read as far as it goes, as the official clients do.
-            read = from_json(content, allow_partial="trailing-strings") if content else {}
+            # What `max_tokens` cut off is read as far as it goes, by the official client's parser.
+            read = from_json(content, allow_partial=True) if content else {}
             return ToolUseBlock(
                 id=opened.id, name=opened.name, input=read, toolset_name=opened.toolset_name
             )

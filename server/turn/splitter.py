@@ -1,10 +1,214 @@
-"""Text pieces in, text pieces out, cut before a stop sequence.
+"""Text pieces in, channel pieces out; and text cut before a stop sequence.
 
-Holds back whatever may still become a stop sequence, so that no part of one is ever shown, and
-gives the same result however the text is cut into pieces. It knows text and nothing else.
+Both readers here hold back whatever may still become a mark or a sequence, so that no part of one
+is ever shown, and both give the same result however the text is cut into pieces. What cannot be
+understood is text: nothing is lost, and nothing raises. They know text and marks, and no events.
 """
 
 import re
+from collections.abc import Callable
+from enum import Enum, auto
+
+from senryu.server.conversation.messages import Demands
+
+from .dialects.base import CallMarks, Dialect
+from .json_scanner import JsonScanner
+
+
+class Channel(Enum):
+    """What a piece of an answer is."""
+
+    THOUGHT = auto()
+    TEXT = auto()
+    CALL = auto()
+    """A call begins; the piece is the tool's name."""
+    INPUT = auto()
+    """JSON of the call's input."""
+    END = auto()
+    """The thought or the call is complete; the piece is empty."""
+
+
+Piece = tuple[Channel, str]
+
+# What a model may write too much of in front of a name or between two calls.
+_SLACK = 64
+
+
+def may_call(demands: Demands) -> bool:
+    """Whether the answer may hold calls."""
+    return bool(demands.callable_tools) and demands.tool_choice.mode != "none"
+
+
+class Splitter:
+    """Finds the thought and the calls in an answer.
+
+    Calls are looked for only when the answer may hold some. Then no mark is ever shown as text,
+    also where the model spelt a call wrong: what stands between its marks is text, and so is
+    what follows the place at which an input is no JSON any longer.
+    """
+
+    def __init__(self, dialect: Dialect, demands: Demands) -> None:
+        self.thinking = demands.thinking is not None and dialect.thought is not None
+        """Whether the next character belongs to the thought, or to the mark that closes it."""
+        self.called = False
+        """Whether a call is complete. Behind it there are only other calls."""
+        self.done = False
+        """Whether nothing more may follow: the rest of the answer need not be written."""
+        self._held = ""
+        self._pieces: list[Piece] = []
+        self._read: Callable[[str], str] = self._plain
+        if may_call(demands):
+            self._look_for_calls(dialect.calls, demands)
+        self._answer = self._read
+        if self.thinking and dialect.thought:
+            self._closing = _finder(dialect.thought.closing.rstrip())
+            self._read = self._thought
+
+    def _look_for_calls(self, marks: CallMarks, demands: Demands) -> None:
+        self._names = {tool.name for tool in demands.callable_tools}
+        self._several = marks.parallel and demands.tool_choice.parallel
+        self._opening = marks.opening
+        self._opening_is_json = marks.opening.startswith("{")
+        closing = marks.tail.lstrip("]} \n")  # the rest of the tail is JSON
+        self._marks = _finder(*filter(None, (marks.opening, closing)))
+        self._head_pattern = marks.head_pattern
+        self._head_limit = max(len(marks.head_of(name)) for name in self._names) + _SLACK
+        self._tail_pattern = marks.tail_pattern
+        self._tail_limit = len(marks.tail + marks.separator + marks.opening) + _SLACK
+        between = rf"\s*{re.escape(marks.separator.strip())}\s*{re.escape(marks.opening)}"
+        self._another = re.compile(between)
+        self._input = JsonScanner()
+        self._read = self._text
+
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that are certain now."""
+        self._pieces = []
+        self._read_on(self._held + text)
+        return self._pieces
+
+    def flush(self, *, cut: bool) -> list[Piece]:
+        """What was held back, once it is known that nothing follows. Of an answer that was `cut`
+        in the middle of a call, what does not yet name a tool is dropped (contract 1.10.2)."""
+        self._pieces = []
+        if self._read == self._head and not cut:
+            self._read_on(self._refused(self._held))
+        if self._held and self._read in (self._text, self._thought):
+            self._pieces.append((Channel.THOUGHT if self.thinking else Channel.TEXT, self._held))
+        self._held = ""
+        return self._pieces
+
+    def _read_on(self, rest: str) -> None:
+        self._held = ""
+        while rest:
+            rest = self._read(rest)
+
+    # Each of these reads one part of an answer: it adds to the pieces, holds back what is
+    # undecided, and returns what is left for the reader of the next part.
+
+    def _plain(self, text: str) -> str:
+        self._pieces.append((Channel.TEXT, text))
+        return ""
+
+    def _thought(self, text: str) -> str:
+        mark, rest = self._until(self._closing, Channel.THOUGHT, text)
+        if mark:
+            self._pieces.append((Channel.END, ""))
+            self.thinking = False
+            self._read = self._gap
+        return rest
+
+    def _gap(self, text: str) -> str:
+        """The empty lines behind a thought."""
+        text = text.lstrip("\n")
+        if text:
+            self._read = self._answer
+        return text
+
+    def _text(self, text: str) -> str:
+        mark, rest = self._until(self._marks, Channel.TEXT, text)
+        if mark == self._opening:
+            self._read = self._head
+        return rest
+
+    def _until(self, marks: re.Pattern[str], channel: Channel, text: str) -> tuple[str, str]:
+        """Gives out what stands before a mark: the mark and what follows it, both empty if there
+        is none yet."""
+        found = marks.search(text)
+        start = len(text) if found is None else found.start()
+        if start:
+            self._pieces.append((channel, text[:start]))
+        if found is None:
+            return "", ""
+        if found[1] is None:
+            self._held = found[0]
+            return "", ""
+        return found[1], text[found.end() :]
+
+    def _head(self, text: str) -> str:
+        # What lies beyond the limit may be there already, and is not looked at in any case.
+        limit = min(len(text), self._head_limit)
+        head = self._head_pattern.match(text, 0, limit)
+        if head is None or head.end() == limit:
+            if limit < self._head_limit:
+                self._held = text
+                return ""
+            return self._refused(text)
+        if head["name"] not in self._names or text[head.end()] != "{":
+            return self._refused(text)
+        self._pieces.append((Channel.CALL, head["name"]))
+        self._input = JsonScanner()
+        self._read = self._json
+        return text[head.end() :]
+
+    def _refused(self, text: str) -> str:
+        """What began like a call and is none. Its opening is lost if it is a tag."""
+        if self._opening_is_json and not self.called:
+            self._pieces.append((Channel.TEXT, self._opening))
+        return self._no_call(text)
+
+    def _no_call(self, text: str) -> str:
+        """Text, unless it comes behind a call."""
+        self._read = self._end if self.called else self._text
+        return text
+
+    def _json(self, text: str) -> str:
+        json, rest = self._input.feed(text)
+        if json:
+            self._pieces.append((Channel.INPUT, json))
+        if self._input.ended:
+            self._pieces.append((Channel.END, ""))
+            self.called = True
+            self._read = self._after if self._several else self._end
+            self.done = not self._several
+        elif self._input.broken:
+            self._pieces.append((Channel.END, ""))
+            return self._no_call(rest)
+        return rest
+
+    def _after(self, text: str) -> str:
+        """The tail of a call, and the opening of another one if there is one."""
+        tail = self._tail_pattern.match(text, 0, self._tail_limit)
+        another = tail and self._another.match(text, tail.end(), self._tail_limit)
+        if another:
+            self._read = self._head
+            return text[another.end() :]
+        if len(text) < self._tail_limit:
+            self._held = text
+            return ""
+        return self._end(text)
+
+    def _end(self, text: str) -> str:
+        self._read = self._end
+        self.done = True
+        return ""
+
+
+def _finder(*marks: str) -> re.Pattern[str]:
+    """Finds the first of `marks` as group 1, or else, at the end, what may become one."""
+    halves = {mark[:length] for mark in marks for length in range(1, len(mark))}
+    whole = "|".join(map(re.escape, marks))
+    half = "|".join(map(re.escape, sorted(halves)))
+    return re.compile(rf"({whole})|(?:{half})\Z")
 
 
 class StopScanner:

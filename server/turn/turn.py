@@ -1,4 +1,7 @@
-"""Runs one answer: prompt and sampling in, block events out.
+"""Runs one answer: prompt, sampling and demands in, block events out.
+
+The engine writes what the grammar of the demands allows, the splitter finds thought and calls in
+it, the writer makes blocks of them.
 
 Closing the generator aborts the engine's request; the engine raises `EngineError` when it
 cannot go on, and that passes through: a failure never looks like a normal end.
@@ -6,14 +9,19 @@ cannot go on, and that passes through: a failure never looks like a normal end.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from senryu.server.conversation.messages import Sampling, StopReason, Usage
+from senryu.server.conversation.messages import Demands, Sampling, StopReason, Usage
+from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine, EngineError, FinishReason
 
-from .blocks import BlockEnded, BlockEvent, TextAdded, TextStarted, TurnEnded, TurnStarted
+from .blocks import BlockEvent, TurnEnded, TurnStarted
+from .budget import thinking_budget
+from .dialects.base import Dialect
+from .grammar import structural_tag
 from .prompt import Prompt
-from .splitter import StopScanner
+from .splitter import Splitter
+from .writer import BlockWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +32,16 @@ class Turn:
     model: str
     prompt: Prompt
     sampling: Sampling
+    demands: Demands = field(default_factory=Demands)
+    """Where they ask for a thought, the prompt ends with its opening mark."""
+    signer: Signer | None = None
+    """Seals the thoughts; needed where the demands ask for one."""
+
+    def sign(self, thought: str) -> str:
+        thinking = self.demands.thinking
+        assert self.signer, "a turn that thinks has a signer"
+        assert thinking, "a turn that is not to think has no thought to sign"
+        return self.signer.sign(thought, model=self.model, shown=thinking.shown)
 
 
 async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, None]:
@@ -38,49 +56,59 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
     yield TurnStarted(message_id=turn.message_id, model=turn.model, usage=usage)
     asked = turn.sampling.max_tokens
     if room <= 0:
-        reason = _stop_reason(FinishReason.LENGTH, None, exhausted=not asked)
+        reason = _cut_off(exhausted=not asked)
         yield TurnEnded(stop_reason=reason, stop_sequence=None, usage=usage)
         return
 
     # The engine cannot write nothing, so a pre-warm writes one token that nobody sees.
     limited = replace(turn.sampling, max_tokens=max(1, min(asked, room)))
-    stops = StopScanner(turn.sampling.stop_sequences if asked else ())
-    written = 0
-    open_block = False
+    dialect = engine.card.dialect
+    if asked:
+        limited = replace(limited, grammar=_grammar(dialect, turn.demands, limited.max_tokens))
+    splitter = Splitter(dialect, turn.demands)
+    writer = BlockWriter(turn.demands, turn.sampling.stop_sequences, turn.sign)
+    written = thought = 0
     finish: FinishReason | None = None
     async with aclosing(engine.generate(turn.prompt, limited, turn.message_id)) as events:
         async for event in events:
+            finish = event.finish
+            if not asked:
+                continue
             written += len(event.token_ids)
-            text = stops.feed(event.text)
-            if event.finish is not None:
-                finish = event.finish
-                if stops.matched is None:
-                    text += stops.flush()
-            if text and asked:
-                if not open_block:
-                    open_block = True
-                    yield TextStarted(0)
-                yield TextAdded(0, text)
-            if stops.matched is not None:
+            if splitter.thinking:
+                thought += len(event.token_ids)
+            pieces = splitter.feed(event.text)
+            if finish is not None:
+                pieces += splitter.flush(cut=finish is FinishReason.LENGTH)
+            for told in writer.write(pieces):
+                yield told
+            if splitter.done or writer.matched is not None:
                 break
-    if finish is None and stops.matched is None:
+    stopped = splitter.done or writer.matched is not None
+    if finish is None and not stopped:
         raise EngineError("The engine broke off this request; try it again")
-    if open_block:
-        yield BlockEnded(0)
-    if not asked:
-        finish = FinishReason.LENGTH
-    yield TurnEnded(
-        stop_reason=_stop_reason(finish, stops.matched, exhausted=written >= asked),
-        stop_sequence=stops.matched,
-        usage=replace(usage, output_tokens=written if asked else 0),
-    )
+    for told in writer.end():
+        yield told
+    if writer.matched is not None:
+        reason = StopReason.STOP_SEQUENCE
+    elif splitter.done or (splitter.called and finish is FinishReason.STOP):
+        reason = StopReason.TOOL_USE
+    elif finish is FinishReason.STOP and asked:
+        reason = StopReason.END_TURN
+    else:
+        reason = _cut_off(exhausted=written >= asked)
+    usage = replace(usage, output_tokens=written, thinking_tokens=thought)
+    yield TurnEnded(stop_reason=reason, stop_sequence=writer.matched, usage=usage)
 
 
-def _stop_reason(
-    finish: FinishReason | None, matched: str | None, *, exhausted: bool
-) -> StopReason:
-    if matched is not None:
-        return StopReason.STOP_SEQUENCE
-    if finish is FinishReason.STOP:
-        return StopReason.END_TURN
+def _grammar(dialect: Dialect, demands: Demands, allowed: int) -> str | None:
+    """The grammar of an answer of at most `allowed` tokens."""
+    budget = None
+    if demands.thinking is not None and dialect.thought is not None:
+        budget = thinking_budget(demands.thinking, allowed=allowed)
+    return structural_tag(dialect, demands, thinking_budget=budget)
+
+
+def _cut_off(*, exhausted: bool) -> StopReason:
+    """Why an answer that is not complete is no longer: by `max_tokens`, or by the window."""
     return StopReason.MAX_TOKENS if exhausted else StopReason.CONTEXT_WINDOW_EXCEEDED

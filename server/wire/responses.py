@@ -1,13 +1,14 @@
 """Response bodies of the Messages API: plain dictionaries, keys in the hosted order (1.10).
 
-In: an `Answer`, or the facts of a model. Out: what the JSON encoder takes. No HTTP here.
+In: an `Answer`. Out: what the JSON encoder takes. No HTTP here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
-from senryu.server.conversation.messages import TextBlock, Usage
-from senryu.server.turn.blocks import Answer
+from senryu.server.conversation.messages import TextBlock, ThinkingBlock, ToolUseBlock, Usage
+from senryu.server.turn.blocks import Answer, AnswerBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,10 @@ class Extras:
     """The keys that only a request which asked for them finds in its answer."""
 
     diagnostics: bool = False
-    context_management: bool = False
+    context_management: list[dict[str, Any]] | None = None
+    """The edits that were applied; empty when none of those asked for had anything to do."""
+    original_tokens: int = 0
+    """The length of the prompt before them."""
 
 
 NO_EXTRAS = Extras()
@@ -64,21 +68,40 @@ def _opening(message_id: str, model: str, extras: Extras) -> dict[str, Any]:
 
 
 def closing_extras(extras: Extras) -> dict[str, Any]:
-    """What is told at the end: the edits that are taken are those without effect."""
-    return {"context_management": {"applied_edits": []}} if extras.context_management else {}
+    """What is told at the end."""
+    if extras.context_management is None:
+        return {}
+    return {"context_management": {"applied_edits": extras.context_management}}
 
 
 def count_body(tokens: int, extras: Extras = NO_EXTRAS) -> dict[str, Any]:
     """The answer of count_tokens (contract 1.11)."""
     body: dict[str, Any] = {"input_tokens": tokens}
-    if extras.context_management:
-        body["context_management"] = {"original_input_tokens": tokens}
+    if extras.context_management is not None:
+        body["context_management"] = {"original_input_tokens": extras.original_tokens}
     return body
 
 
-def block_body(block: TextBlock) -> dict[str, Any]:
+def block_body(block: AnswerBlock) -> dict[str, Any]:
     """A content block as it stands in a message."""
-    return {"type": "text", "text": block.text, "citations": None}
+    match block:
+        case TextBlock():
+            return {"type": "text", "text": block.text, "citations": None}
+        case ThinkingBlock():
+            return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+        case ToolUseBlock():
+            return tool_use_body(block.id, block.name, block.input, block.toolset_name)
+        case _:
+            assert_never(block)
+
+
+def tool_use_body(
+    call_id: str, name: str, call_input: Mapping[str, Any], toolset_name: str | None
+) -> dict[str, Any]:
+    """A call, also as it stands empty at the start of its stream."""
+    body = {"type": "tool_use", "id": call_id, "name": name, "input": call_input}
+    body["caller"] = {"type": "direct"}
+    return body if toolset_name is None else body | {"toolset_name": toolset_name}
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
@@ -92,51 +115,9 @@ def usage_body(usage: Usage) -> dict[str, Any]:
             "ephemeral_1h_input_tokens": 0,
         },
         "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"thinking_tokens": 0},
+        "output_tokens_details": {"thinking_tokens": usage.thinking_tokens},
         "server_tool_use": None,
         "service_tier": "standard",
         "inference_geo": "not_available",
         "speed": "standard",
-    }
-
-
-def model_body(model: str, *, window: int, created_at: str) -> dict[str, Any]:
-    """One entry of the Models API, its capabilities as they are today (contract 1.13)."""
-
-    def no(*names: str) -> dict[str, Any]:
-        return {"supported": False} | {name: {"supported": False} for name in names}
-
-    return {
-        "type": "model",
-        "id": model,
-        "display_name": model.rsplit("/", 1)[-1],
-        "created_at": created_at,
-        "max_input_tokens": window,
-        "max_tokens": window,
-        "lifecycle": "active",
-        "deprecated_at": None,
-        "retires_at": None,
-        "line": None,
-        "capabilities": {
-            "batch": no(),
-            "citations": no(),
-            "code_execution": no(),
-            "image_input": no(),
-            "pdf_input": no(),
-            "structured_outputs": no(),
-            "context_management": no(
-                "clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112"
-            ),
-            "effort": no("low", "medium", "high", "max", "xhigh"),
-            "server_tools": no("web_search", "code_execution"),
-            "thinking": {
-                "supported": False,
-                "types": {
-                    "adaptive": {"supported": False},
-                    "between_tools": {"supported": False},
-                    "disabled": {"supported": True},
-                    "enabled": {"supported": False},
-                },
-            },
-        },
     }

@@ -1,12 +1,20 @@
 """Response bodies carry every key of the contract, in the hosted order."""
 
-from senryu.server.conversation.messages import StopReason, TextBlock, Usage
+from dataclasses import replace
+
+from senryu.server.conversation.messages import (
+    StopReason,
+    TextBlock,
+    ThinkingBlock,
+    ToolUseBlock,
+    Usage,
+)
 from senryu.server.turn.blocks import Answer
 from senryu.server.wire.responses import (
     Extras,
+    block_body,
     count_body,
     message_body,
-    model_body,
     started_body,
     usage_body,
 )
@@ -79,52 +87,44 @@ def test_diagnostics_are_sent_only_to_those_who_asked() -> None:
     assert asked["diagnostics"] == {"cache_miss_reason": {"type": "unavailable"}}
 
 
+def test_a_thought_is_told_with_its_seal() -> None:
+    block = ThinkingBlock(thinking="Hm.", signature="c2VhbA==")
+    assert list(block_body(block).items()) == [
+        ("type", "thinking"),
+        ("thinking", "Hm."),
+        ("signature", "c2VhbA=="),
+    ]
+
+
+def test_a_call_is_told_with_its_caller_and_with_its_toolset_only_if_it_has_one() -> None:
+    call = ToolUseBlock(id="toolu_1", name="ls", input={"path": "/"})
+    told = block_body(call)
+    assert list(told.items()) == [
+        ("type", "tool_use"),
+        ("id", "toolu_1"),
+        ("name", "ls"),
+        ("input", {"path": "/"}),
+        ("caller", {"type": "direct"}),
+    ]
+    assert block_body(replace(call, toolset_name="computer")) == told | {"toolset_name": "computer"}
+
+
+def test_thinking_is_counted_within_the_output() -> None:
+    usage = Usage(input_tokens=3, output_tokens=5, thinking_tokens=2)
+    assert usage_body(usage)["output_tokens_details"] == {"thinking_tokens": 2}
+
+
 def test_applied_edits_are_told_only_to_those_who_sent_edits() -> None:
     assert "context_management" not in message_body(ANSWER)
-    asked = message_body(ANSWER, Extras(context_management=True))
-    assert list(asked) == [*KEYS, "context_management"]
-    assert asked["context_management"] == {"applied_edits": []}
+    for edits in ([], [{"type": "clear_thinking_20251015", "cleared_thinking_turns": 1}]):
+        asked = message_body(ANSWER, Extras(context_management=edits))
+        assert list(asked) == [*KEYS, "context_management"]
+        assert asked["context_management"] == {"applied_edits": edits}
+
+
+def test_a_count_after_edits_tells_the_count_before_them() -> None:
     assert count_body(7) == {"input_tokens": 7}
-    assert count_body(7, Extras(context_management=True)) == {
+    assert count_body(7, Extras(context_management=[], original_tokens=9)) == {
         "input_tokens": 7,
-        "context_management": {"original_input_tokens": 7},
-    }
-
-
-def test_a_model_has_every_key_and_claims_nothing_it_cannot_do() -> None:
-    body = model_body("org/model", window=4096, created_at="2026-01-01T00:00:00Z")
-    assert list(body) == [
-        "type",
-        "id",
-        "display_name",
-        "created_at",
-        "max_input_tokens",
-        "max_tokens",
-        "lifecycle",
-        "deprecated_at",
-        "retires_at",
-        "line",
-        "capabilities",
-    ]
-    assert (body["id"], body["display_name"]) == ("org/model", "model")
-    assert body["max_input_tokens"] == body["max_tokens"] == 4096
-    capabilities = body["capabilities"]
-    assert capabilities.keys() == {
-        "batch",
-        "citations",
-        "code_execution",
-        "image_input",
-        "pdf_input",
-        "structured_outputs",
-        "context_management",
-        "effort",
-        "server_tools",
-        "thinking",
-    }
-    assert not any(capability["supported"] for capability in capabilities.values())
-    assert capabilities["thinking"]["types"].keys() == {
-        "adaptive",
-        "between_tools",
-        "disabled",
-        "enabled",
+        "context_management": {"original_input_tokens": 9},
     }

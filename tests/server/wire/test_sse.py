@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from senryu.server.conversation.messages import StopReason, Usage
 from senryu.server.turn.blocks import (
     BlockEnded,
+    BlockEvent,
     TextAdded,
     TextStarted,
+    ThinkingAdded,
+    ThinkingSigned,
+    ThinkingStarted,
+    ToolInputAdded,
+    ToolUseStarted,
     TurnEnded,
     TurnStarted,
 )
@@ -46,6 +52,11 @@ def read(data: bytes) -> list[tuple[str, Any]]:
         frame(STARTED),
         frame(TextStarted(0)),
         frame(TextAdded(0, "hi")),
+        frame(ThinkingStarted(0)),
+        frame(ThinkingAdded(0, "hm")),
+        frame(ThinkingSigned(0, "c2VhbA==")),
+        frame(ToolUseStarted(index=0, id="toolu_1", name="ls")),
+        frame(ToolInputAdded(0, '{"')),
         frame(BlockEnded(0)),
         frame(ENDED),
         PING,
@@ -60,13 +71,15 @@ def test_the_events_name_is_the_type_in_its_data(data: bytes) -> None:
 
 @given(st.text(), st.integers(min_value=0, max_value=1000))
 def test_any_text_comes_back_as_it_was(text: str, index: int) -> None:
-    ((name, body),) = read(frame(TextAdded(index, text)))
-    assert name == "content_block_delta"
-    assert body == {
-        "type": "content_block_delta",
-        "index": index,
-        "delta": {"type": "text_delta", "text": text},
-    }
+    for event, delta in [
+        (TextAdded(index, text), {"type": "text_delta", "text": text}),
+        (ThinkingAdded(index, text), {"type": "thinking_delta", "thinking": text}),
+        (ThinkingSigned(index, text), {"type": "signature_delta", "signature": text}),
+        (ToolInputAdded(index, text), {"type": "input_json_delta", "partial_json": text}),
+    ]:
+        ((name, body),) = read(frame(event))
+        assert name == "content_block_delta"
+        assert body == {"type": "content_block_delta", "index": index, "delta": delta}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +122,39 @@ def test_a_block_opens_empty_and_closes_by_its_index() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("event", "block"),
+    [
+        (ThinkingStarted(1), {"type": "thinking", "thinking": "", "signature": ""}),
+        (
+            ToolUseStarted(index=1, id="toolu_1", name="ls"),
+            {
+                "type": "tool_use",
+                "id": "toolu_1",
+                "name": "ls",
+                "input": {},
+                "caller": {"type": "direct"},
+            },
+        ),
+        (
+            ToolUseStarted(index=1, id="toolu_1", name="click", toolset_name="computer"),
+            {
+                "type": "tool_use",
+                "id": "toolu_1",
+                "name": "click",
+                "input": {},
+                "caller": {"type": "direct"},
+                "toolset_name": "computer",
+            },
+        ),
+    ],
+)
+def test_a_thought_and_a_call_open_empty(event: BlockEvent, block: dict[str, Any]) -> None:
+    ((name, body),) = read(frame(event))
+    assert name == "content_block_start"
+    assert body == {"type": "content_block_start", "index": 1, "content_block": block}
+
+
 def test_an_answer_ends_with_its_reason_its_usage_and_the_stop() -> None:
     assert read(frame(ENDED)) == [
         (
@@ -129,11 +175,12 @@ def test_an_answer_ends_with_its_reason_its_usage_and_the_stop() -> None:
 
 
 def test_applied_edits_stand_at_the_end_when_edits_were_sent() -> None:
-    extras = Extras(context_management=True)
+    edit = {"type": "clear_tool_uses_20250919", "cleared_tool_uses": 2, "cleared_input_tokens": 9}
+    extras = Extras(context_management=[edit])
     assert frame(STARTED, extras) == frame(STARTED)
     body = read(frame(ENDED, extras))[0][1]
     assert list(body) == ["type", "delta", "usage", "context_management"]
-    assert body["context_management"] == {"applied_edits": []}
+    assert body["context_management"] == {"applied_edits": [edit]}
 
 
 def test_an_error_event_carries_the_body_of_the_error() -> None:
