@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 def guarded(value: Value, words: tuple[str, ...]) -> Value:
     """The same value, a text or JSON, with `words` broken in every text of it."""
-    same: Value = _guarded(value, _any_of(words))
+    same: Value = _guarded(value, any_of(words))
     return same
 
 
@@ -40,6 +40,7 @@ def _broken(found: re.Match[str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
+def any_of(words: tuple[str, ...]) -> re.Pattern[str]:
+    """A pattern that finds each of `words`, the longest that stands at a place."""
     longest_first = sorted(words, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # none: matches nothing

@@ -10,6 +10,7 @@ from typing import Protocol
 from senryu.server.conversation.messages import Conversation
 
 from .dialects.base import Chat, Dialect
+from .guard import guarded
 
 
 class ChatTokenizer(Protocol):
@@ -61,7 +62,7 @@ def render(
     chat = dialect.chat(conversation)
     marks = dialect.thought
     if conversation.prefill is not None:
-        return tokenizer.render(chat, conversation.prefill)
+        return tokenizer.render(chat, guarded(conversation.prefill, chat.marks))
     opened = tokenizer.render(chat)
     if marks is None:
         return opened

@@ -1,18 +1,28 @@
 """A model folder's own tokenizer and chat template, through transformers.
 
 The one place of the server room that imports transformers (no torch is needed for this).
+
+A conversation comes again with every turn, a little longer. So a prompt is read in chunks, and the
+token ids of a chunk are remembered by its text: only what is new costs a tokenizer's time.
 """
 
-import copy
+from __future__ import annotations
+
 import re
+import sys
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .dialects.base import Chat
-from .prompt import ChatTokenizer
+from .guard import GUARD, any_of, guarded
 
 
-def open_tokenizer(model: str | Path) -> ChatTokenizer:
+def open_tokenizer(model: str | Path) -> HuggingFaceTokenizer:
     """The tokenizer of a model folder or hub id. Raises ValueError with a sentence when the
     model has no chat template."""
     from transformers import AutoTokenizer
@@ -23,75 +33,138 @@ def open_tokenizer(model: str | Path) -> ChatTokenizer:
             f"{model} has no chat template, so it cannot hold a conversation: take its "
             "instruction-tuned version, or add chat_template.jinja to the folder"
         )
-    return _HuggingFaceTokenizer(tokenizer)
+    return HuggingFaceTokenizer(tokenizer)
 
 
-# A Unicode noncharacter, which no text that people exchange contains.
-_GUARD = "\ufdd0"
+REMEMBERED_BYTES = 64 * 2**20
+"""Some seventy conversations of 100,000 tokens."""
+# Characters: long enough to be few, short enough that little is read again behind the last cut.
+CHUNK = 4096
+
+# Between two words, and between two lines: where the tokenizers of today do not reach across.
+_CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])|(?<=\S\n)(?=\w)")
+
+# What stands at cuts in texts of people and programs, to try a tokenizer with.
+_SAMPLE = (
+    "It's one of the things that I'd said to you at the end of the day, and so on (in the U.S. a\n"
+    'lot of it is 12345 or so...).\n1. First "of all" a\tb\n\n\n2. Second  of  all\n \nthe third\n'
+    "class A(B):\n    def f(self): return not self\n_x = a - b;\n};\nelse it is I am A B c D\r\nx"
+    "\nüber état of été\n漢字。\nかな and 한국어\nждём и a ждём!\nЯ\n٣\n"
+    "🙂\n🙂 a x\n\N{NO-BREAK SPACE}a b\n"
+)
 
 
-class _HuggingFaceTokenizer:
+class HuggingFaceTokenizer:
     """Text of the conversation is no control token: a user who writes `<|im_end|>` has written ten
-    characters and not ended a turn. `render` puts guards round such words, and `encode` spells
-    out what stands between guards. (A template that rewrites what it is given may undo that.)"""
+    characters and not ended a turn. `render` guards such words (guard.py), `encode` reads guards.
+    (A template that rewrites what it is given may undo that.)"""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        # transformers keeps `split_special_tokens` in the tokenizer that it is asked of, and long
-        # requests are encoded in threads: one that spells out, one that never does.
-        self._speller = copy.deepcopy(tokenizer)
-        controls = [str(each) for each in tokenizer.added_tokens_decoder.values() if each.special]
-        longest_first = sorted(controls, key=len, reverse=True)
-        words = "|".join(map(re.escape, longest_first)) or r"(?!)"  # none: matches nothing
-        self._control = re.compile(words)
-        self._guarded = re.compile(f"{_GUARD}({words}){_GUARD}")
+        added = tokenizer.added_tokens_decoder.values()
+        self._controls = tuple(str(each) for each in added if each.special)
+        self._control = any_of(self._controls)
+        self._remembered = _Remembered(REMEMBERED_BYTES)
+        # Cut wherever it may be, words of the vocabulary that would be cut with it included.
+        sample = _SAMPLE + "".join(f"a{word}a {word} a\n{word}\na\n" for word in map(str, added))
+        cut = self._ids(list(self._chunks(sample, 1)))
+        self._cuts_well = self._ids([sample]) == [list(chain.from_iterable(cut))]
+
+    @property
+    def template(self) -> str:
+        """The chat template's source; of several, all of them."""
+        source = self._tokenizer.chat_template
+        return "\n".join(source.values()) if isinstance(source, dict) else str(source)
 
     def render(self, chat: Chat, prefill: str = "") -> str:
         from jinja2 import TemplateError
 
+        words = tuple(word for word in self._controls if word not in chat.marks)
         try:
             text: str = self._tokenizer.apply_chat_template(
-                self._guarded_in(chat.messages),
-                tools=self._guarded_in(chat.tools) or None,
+                guarded(chat.messages, words),
+                tools=guarded(chat.tools, words) or None,
                 tokenize=False,
                 add_generation_prompt=True,
+                **chat.variables,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:  # TypeError: it adds a text to something else
             raise ValueError(f"the model's chat template refuses this: {error}") from error
-        return text + self._guard(prefill)
-
-    def _guarded_in(self, value: Any) -> Any:
-        """The same value, every text in it guarded."""
-        match value:
-            case str():
-                return self._guard(value)
-            case list() | tuple():
-                return [self._guarded_in(item) for item in value]
-            case dict():
-                return {self._guard(key): self._guarded_in(item) for key, item in value.items()}
-            case _:
-                return value
-
-    def _guard(self, text: str) -> str:
-        plain = text.replace(_GUARD, "\N{REPLACEMENT CHARACTER}")
-        return self._control.sub(rf"{_GUARD}\g<0>{_GUARD}", plain)
+        return text + guarded(prefill, words)
 
     def encode(self, text: str) -> list[int]:
-        if _GUARD not in text:
-            return self._ids(text)
+        parts = [part for part in text.split(GUARD) if part]
+        if self._cuts_well:
+            parts = [chunk for part in parts for chunk in self._chunks(part, CHUNK)]
+        known = {part: self._remembered.get(part) for part in parts}
+        new = [part for part, ids in known.items() if ids is None]
+        known |= zip(new, self._read(new), strict=True)
         ids: list[int] = []
-        # Splitting at a group keeps the groups: every second piece stood between guards.
-        for number, piece in enumerate(self._guarded.split(text)):
-            ids += self._spelt(piece) if number % 2 else self._ids(piece)
+        for part in parts:
+            ids += known[part] or ()
         return ids
 
-    def _ids(self, text: str) -> list[int]:
+    def _chunks(self, text: str, length: int) -> Iterator[str]:
+        """What stands up to each control token; of that, when it is longer, what stands up to the
+        first cut behind `length`. So equal beginnings have equal chunks, and equal messages too,
+        wherever they stand."""
+        start = 0
+        for control in self._control.finditer(text):
+            yield from _cut(text[start : control.end()], length)
+            start = control.end()
+        if start < len(text):
+            yield from _cut(text[start:], length)
+
+    def _read(self, texts: list[str]) -> Iterator[array[int]]:
+        """Token ids, from now on remembered."""
+        for text, ids in zip(texts, self._ids(texts), strict=True):
+            read = array("I", ids)  # four bytes a token, in a list they are forty
+            self._remembered.put(text, read)
+            yield read
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
         # The template has already written the control tokens, the first one included.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[list[int]] = self._tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
         return ids
 
-    def _spelt(self, text: str) -> list[int]:
-        ids: list[int] = self._speller(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-        return ids
+
+def _cut(text: str, length: int) -> Iterator[str]:
+    start = 0
+    while found := _CUT.search(text, start + length):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
+
+
+class _Remembered:
+    """The token ids of texts, as many as `limit` bytes hold; what was not asked for longest is
+    forgotten first. Requests are read in threads, so it may be asked by several at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._ids: OrderedDict[str, array[int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, text: str) -> array[int] | None:
+        with self._lock:
+            ids = self._ids.get(text)
+            if ids is not None:
+                self._ids.move_to_end(text)
+            return ids
+
+    def put(self, text: str, ids: array[int]) -> None:
+        with self._lock:
+            if text not in self._ids:
+                self._bytes += _size(text, ids)
+            self._ids[text] = ids
+            while self._bytes > self._limit:
+                self._bytes -= _size(*self._ids.popitem(last=False))
+
+
+def _size(text: str, ids: array[int]) -> int:
+    return sys.getsizeof(text) + sys.getsizeof(ids)

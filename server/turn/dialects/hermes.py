@@ -72,14 +72,16 @@ class HermesDialect:
         return guarded(self.define(tool), MARKS)
 
 
+def _recognised(template: str) -> bool:
+    """Others put something else than JSON between these tags."""
+    calls = "<tool_call>" in template and re.search(r'"arguments\\?"', template)
+    return bool(calls and re.search(r"\btools\b", template))
+
+
 FAMILY = Family(
     name="hermes",
     speaks=lambda thought: HermesDialect(thought=thought),
-    # Others put something else than JSON between these tags.
-    recognises=lambda template: (
-        ("<tool_call>" in template and re.search(r'\btools\b.*arguments\\?"', template, re.DOTALL))
-        is not None
-    ),
+    recognises=_recognised,
     sign="writes calls as JSON in <tool_call> tags",
 )
 
