@@ -1,79 +1,102 @@
 """From a request as it came over the wire to what was asked: every 400 about meaning starts here.
 
-In: the validated wire models. Out: a `Conversation` and a `Sampling`, or `InvalidRequest` with
-the location first. What the server does not honour yet is refused by name, never passed over.
-This file knows no HTTP, no clock, no tokenizer and no engine.
+In: the validated wire models, and the terms on which they are read. Out: a `Conversation`, the
+`Demands` on its answer and a `Sampling`, or an error with the location first. What this server does
+not do is refused by name or listed in `ignored`, never passed over in silence. Nothing here knows
+HTTP, a clock, a tokenizer or an engine; the files beside this one read one subject each.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import attrgetter
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
-from senryu.server.wire.requests import MessageParam, MessagesRequest, Prompted
+from senryu.server.wire.requests import MessagesRequest, Prompted
 
-from .messages import Conversation, Message, Sampling, TextBlock, system_note
+from .cache_marks import check_marks
+from .content import ContentReader, check_citations, check_current_rules
+from .editing import Edit
+from .edits import read_edits
+from .ignored import ignored_fields
+from .messages import Conversation, Demands, Sampling, TextBlock, Thinking, ToolChoice
+from .schema_subset import Subset
+from .schemas import PatternBudget, check_schema, required_first
+from .terms import Terms
+from .thinking import read_thinking
+from .tools import read_choice, read_tools
+from .turns import read_turns
 
-# Blocks that only one of the two parties can have written (contract 1.3.1).
-_PARTIES = {
-    "tool_use": "assistant",
-    "thinking": "assistant",
-    "redacted_thinking": "assistant",
-    "image": "user",
-    "search_result": "user",
-    "tool_result": "user",
-    "container_upload": "user",
-    "compaction": "assistant",
-    "tool_addition": "system",
-    "tool_removal": "system",
-} | dict.fromkeys(wire.HOSTED, "assistant")
-_EDITS_WITHOUT_EFFECT = [
-    {"type": "clear_thinking_20251015", "keep": keep} for keep in ("all", {"type": "all"})
-]
-_NOT_YET = "this server does not honour it yet; remove it from the request"
+__all__ = ["Asked", "Terms", "read_request", "read_sampling"]
+
+_FORMAT_BETAS = frozenset({"structured-outputs-2025-11-13", "structured-outputs-2025-12-15"})
+# Claude Code begins its system prompt with a line that differs from session to session: with it
+# no two sessions would share the beginning of a prompt (contract 7).
+_BILLING_LINE = re.compile(r"x-anthropic-billing-header:[^\n]*\n*")
 
 
-def read_conversation(request: Prompted, *, model: str, prefill: bool = True) -> Conversation:
-    """What the model is to be shown.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a request asks."""
 
-    `model` stands in some of the messages; `prefill` says whether it may continue a started
-    answer. Raises InvalidRequest.
-    """
-    _refuse_what_is_not_honoured(request, model)
+    conversation: Conversation
+    demands: Demands
+    edits: tuple[Edit, ...] | None
+    """What is to be left out of a long conversation; None when the request says nothing of it."""
+    ignored: tuple[str, ...]
+    """Names of what was accepted and has no effect here."""
+
+
+def read_request(request: Prompted, terms: Terms) -> Asked:
+    """Raises InvalidRequest, or NotFound for a file."""
+    _refuse_by_name(request, terms)
+    marked = check_marks(request)
+    check_current_rules(request.messages, terms)
+    subset = Subset()
+    toolbox = read_tools(request.tools or (), terms, subset)
+    thinking = read_thinking(request, terms)
+    schema = _output_schema(request, terms, subset)
+    cited = check_citations(request.messages, terms, formatted=schema is not None)
+    reader = ContentReader(request.messages, terms, toolbox)
     conversation = Conversation(
         system=tuple(_system(request.system or [])),
-        messages=tuple(_merged(_messages(request.messages))),
+        messages=read_turns(request.messages, reader, toolbox, terms),
+        tools=toolbox.visible,
     )
-    _check_prefill(conversation, prefill)
-    return conversation
+    choice = read_choice(request.tool_choice, toolbox, declared=bool(request.tools))
+    _check_thinking_with(choice, request)
+    _check_prefill(conversation, terms, thinking, schema, choice)
+    if terms.strict:
+        _check_manual_thinking(request)
+    ignored = [*ignored_fields(request, thinking), *reader.ignored]
+    ignored += [
+        name for name, is_there in (("cache_control", marked), ("citations", cited)) if is_there
+    ]
+    return Asked(
+        conversation=conversation,
+        demands=Demands(
+            callable_tools=toolbox.callable,
+            tool_choice=choice,
+            thinking=thinking,
+            output_schema=schema,
+        ),
+        edits=read_edits(request.context_management, terms),
+        ignored=tuple(dict.fromkeys(ignored)),
+    )
 
 
-def read_sampling(
-    request: MessagesRequest, *, model: str, limit: int, refuse_knobs: str | None = None
-) -> Sampling:
-    """How to draw the answer.
-
-    `limit` is the most tokens that `model` may be asked for. `refuse_knobs` names the API
-    version under which temperature, top_p and top_k are refused whatever their value
-    (contract 4.2). Raises InvalidRequest.
-    """
-    for name in ("temperature", "top_p", "top_k"):
-        if refuse_knobs and getattr(request, name) is not None:
-            raise InvalidRequest(
-                f"{name}: not supported with anthropic-version {refuse_knobs}; remove it, or send "
-                "anthropic-version: 2023-06-01"
-            )
+def read_sampling(request: MessagesRequest, terms: Terms, *, limit: int) -> Sampling:
+    """How to draw the answer. `limit` is the most tokens that the model may be asked for. Raises
+    InvalidRequest."""
+    _check_knobs(request, terms)
     if request.max_tokens > limit:
         raise InvalidRequest(
             f"max_tokens: {request.max_tokens} > {limit}, which is the maximum allowed number of "
-            f"output tokens for {model}"
+            f"output tokens for {terms.model}"
         )
     if request.max_tokens == 0:
         _check_prewarm(request)
-    if request.top_p == 0:
-        raise InvalidRequest("top_p: Input should be greater than 0")
     return Sampling(
         max_tokens=request.max_tokens,
         temperature=1.0 if request.temperature is None else request.temperature,
@@ -83,7 +106,7 @@ def read_sampling(
     )
 
 
-def _refuse_what_is_not_honoured(request: Prompted, model: str) -> None:
+def _refuse_by_name(request: Prompted, terms: Terms) -> None:
     if request.thread is not None:
         # The SDK's tool runner repeats the request unthreaded on exactly this answer (1.9.1).
         raise InvalidRequest(
@@ -91,168 +114,89 @@ def _refuse_what_is_not_honoured(request: Prompted, model: str) -> None:
             details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
         )
     if request.speed == "fast":
-        raise InvalidRequest(f"speed: 'fast' is not supported by {model}; use 'standard'")
-    match request.thinking:
-        case None:
-            pass
-        case config if config.type == "enabled":
-            raise InvalidRequest(
-                f'"thinking.type.enabled" is not supported for this model. {model} does not '
-                'reason: use "thinking.type.disabled", or leave thinking out.'
-            )
-        case config if config.type == "between_tools":
-            raise InvalidRequest('"thinking.type.between_tools" is not supported for this model.')
-        case _:
-            pass  # disabled; and adaptive, under which a plain model finds nothing to think about
-    for location, value in _unsupported_fields(request):
-        if value:
-            raise InvalidRequest(f"{location}: {_NOT_YET}")
-    if isinstance(request, MessagesRequest) and request.container is not None:
+        raise InvalidRequest(f"speed: 'fast' is not supported by {terms.model}; use 'standard'")
+    if request.mcp_servers:
+        raise InvalidRequest(
+            "mcp_servers: this server does not connect to MCP servers; remove them"
+        )
+    if not isinstance(request, MessagesRequest):
+        return
+    if request.container is not None:
         raise InvalidRequest("container: there is no code execution on this server")
-    if request.context_management is not None:
-        _check_edits(request.context_management.edits or [])
-    for location in _cache_marks(request):
-        # "not permitted" is what clients look for before they repeat without the field.
-        raise InvalidRequest(f"{location}: not permitted: {_NOT_YET}")
-
-
-def _unsupported_fields(request: Prompted) -> Iterator[tuple[str, Any]]:
-    yield "tools", request.tools
-    yield "tool_choice", request.tool_choice
-    yield "output_config.format", request.output_config and request.output_config.format
-    yield "output_format", request.output_format
-    yield "mcp_servers", request.mcp_servers
-
-
-def _check_edits(edits: Sequence[dict[str, Any]]) -> None:
-    """To keep all thinking changes nothing, and Claude Code always asks for it (contract 1.9)."""
-    for index, edit in enumerate(edits):
-        if edit not in _EDITS_WITHOUT_EFFECT:
-            raise InvalidRequest(f"context_management.edits.{index}: {_NOT_YET}")
-
-
-def _cache_marks(request: Prompted) -> Iterator[str]:
-    """Where cache breakpoints stand, in prefix order."""
-    for index, text in enumerate(request.system or []):
-        if text.cache_control:
-            yield f"system.{index}.cache_control"
-    for index, message in enumerate(request.messages):
-        for place, block in enumerate(message.content):
-            if getattr(block, "cache_control", None):
-                yield f"messages.{index}.content.{place}.{block.type}.cache_control"
-    if request.cache_control:
-        yield "cache_control"
+    user = request.metadata and request.metadata.user_id
+    if terms.strict and user and len(user) > 256:
+        raise InvalidRequest("metadata.user_id: String should have at most 256 characters")
 
 
 def _system(texts: Sequence[wire.Text]) -> Iterator[TextBlock]:
-    for index, text in enumerate(texts):
-        if not text.text:
+    for index, block in enumerate(texts):
+        text = block.text
+        if not text:
             raise InvalidRequest("system: text content blocks must be non-empty")
-        if text.citations:
-            raise InvalidRequest(f"system.{index}.citations: {_NOT_YET}")
-        yield TextBlock(text=text.text)
-
-
-def _messages(params: Sequence[MessageParam]) -> Iterator[Message]:
-    """The entries as turns of the two parties; what holds nothing for this model is left out."""
-    if not params:
-        raise InvalidRequest("messages: at least one message is required")
-    last = len(params) - 1
-    note: list[str] = []
-    for index, param in enumerate(params):
-        _check_place(index, params)
-        if not param.content:
-            if index == last and param.role == "assistant":
-                continue  # an empty final answer is allowed and means nothing
-            raise InvalidRequest(
-                f"messages.{index}: all messages must have non-empty content except for the "
-                "optional final assistant message"
-            )
-        content = tuple(_blocks(index, param))
-        if param.role != "system":
-            if content:
-                yield Message(role=param.role, content=content)
-            continue
-        note.append("".join(block.text for block in content))
-        if index == last or params[index + 1].role != "system":  # several in a row are one
-            yield Message(role="user", content=(system_note("\n".join(note)),))
-            note = []
-
-
-def _check_place(index: int, params: Sequence[MessageParam]) -> None:
-    """Whether an entry of this role may stand here, with these keys."""
-    param = params[index]
-    if index == 0 and param.role == "assistant":
-        raise InvalidRequest('messages: first message must use the "user" role')
-    if param.role == "system":
         if index == 0:
+            text = _BILLING_LINE.sub("", text, count=1) if _BILLING_LINE.match(text) else text
+        if text:
+            yield TextBlock(text=text)
+
+
+def _output_schema(request: Prompted, terms: Terms, subset: Subset) -> Mapping[str, Any] | None:
+    """What the text of the answer has to fit; its old name is read as well (contract 1.8.2)."""
+    form = request.output_config.format if request.output_config is not None else None
+    location = "output_config.format"
+    if request.output_format is not None:
+        if terms.strict and not _FORMAT_BETAS & terms.betas:
             raise InvalidRequest(
-                "messages.0: role 'system' cannot open a conversation: "
-                "use the top-level 'system' parameter for the initial system prompt"
+                "output_format: This field is deprecated. Use 'output_config.format' instead."
             )
-        if params[index - 1].role == "assistant":
-            raise InvalidRequest(f"messages.{index}: role 'system' must follow a user message")
-        if index + 1 < len(params) and params[index + 1].role == "user":
+        if form is not None:
             raise InvalidRequest(
-                f"messages.{index}: role 'system' must precede an assistant message, or be last"
+                "output_format: cannot be combined with output_config.format; send only the latter"
             )
-    for name in ("clear_at", "output_config"):  # only with a beta (contract 1.3.2)
-        if getattr(param, name) is not None:
-            raise InvalidRequest(f"messages.{index}.{name}: Extra inputs are not permitted")
+        form, location = request.output_format, "output_format"
+    if form is None:
+        return None
+    check_schema(form.schema_, f"{location}.schema", PatternBudget())
+    if terms.strict:
+        subset.check(form.schema_, f"{location}.schema")
+    return required_first(form.schema_)
 
 
-def _blocks(index: int, param: MessageParam) -> Iterator[TextBlock]:
-    for place, block in enumerate(param.content):
-        here = f"messages.{index}.content.{place}"
-        _check_party(here, block.type, param.role)
-        match block:
-            case wire.Text():
-                # In the model's own words they are history, and go the way of its sources.
-                if block.citations and param.role != "assistant":
-                    raise InvalidRequest(f"{here}.text.citations: {_NOT_YET}")
-                yield _text(block.text)
-            case wire.Compaction():
-                if block.content and not block.content.isspace():
-                    yield TextBlock(text=block.content)
-            case wire.Thinking() | wire.RedactedThinking():
-                continue  # another model's reasoning is no error and no use to this one (1.7.4)
-            case wire.HostedBlock():
-                continue  # nor are the hosted service's own tools (1.3.1)
-            case _:
-                raise InvalidRequest(f"{here}: `{block.type}` blocks: {_NOT_YET}")
+def _check_thinking_with(choice: ToolChoice, request: Prompted) -> None:
+    if choice.forced and request.thinking is not None and request.thinking.type == "enabled":
+        raise InvalidRequest("Thinking may not be enabled when tool_choice forces tool use.")
 
 
-def _check_party(here: str, kind: str, role: str) -> None:
-    if role == "system" and kind in ("tool_addition", "tool_removal"):  # only with a beta
-        raise InvalidRequest(f"{here}: Extra inputs are not permitted")
-    if role == "system" and kind != "text":
-        raise InvalidRequest(
-            f"{here}: text-only role 'system' messages require `text` blocks, not `{kind}`"
-        )
-    party = _PARTIES.get(kind, role)
-    if party != role:
-        raise InvalidRequest(f"{here}: `{kind}` blocks can only be in `{party}` messages")
+def _check_manual_thinking(request: Prompted) -> None:
+    """Under a budget the answer that tools were called in has to begin with what was thought."""
+    if request.thinking is None or request.thinking.type != "enabled":
+        return
+    spoken = [(n, each) for n, each in enumerate(request.messages) if each.role != "system"]
+    for index, message in reversed(spoken):
+        if message.role == "user":
+            continue
+        if index and request.messages[index - 1].role == "assistant":
+            continue  # its turn began earlier
+        kinds = [block.type for block in message.content]
+        if "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking"):
+            raise InvalidRequest(
+                f"messages.{index}.content.0.type: Expected `thinking` or `redacted_thinking`, but "
+                f"found `{kinds[0]}`. When `thinking` is enabled, a final `assistant` message must "
+                "start with a thinking block. Send the thinking blocks back, or disable thinking"
+            )
+        return
 
 
-def _text(text: str) -> TextBlock:
-    if not text:
-        raise InvalidRequest("messages: text content blocks must be non-empty")
-    if text.isspace():
-        raise InvalidRequest("messages: text content blocks must contain non-whitespace text")
-    return TextBlock(text=text)
-
-
-def _merged(messages: Iterable[Message]) -> Iterator[Message]:
-    """Consecutive entries of one role are one turn (contract 1.3)."""
-    for role, turns in groupby(messages, key=attrgetter("role")):
-        yield Message(role=role, content=tuple(block for turn in turns for block in turn.content))
-
-
-def _check_prefill(conversation: Conversation, allowed: bool) -> None:
+def _check_prefill(
+    conversation: Conversation,
+    terms: Terms,
+    thinking: Thinking | None,
+    schema: Mapping[str, Any] | None,
+    choice: ToolChoice,
+) -> None:
     start = conversation.prefill
     if start is None:
         return
-    if not allowed:
+    if not terms.prefill:
         raise InvalidRequest(
             "This model does not support assistant message prefill. The conversation must end "
             "with a user message."
@@ -261,15 +205,64 @@ def _check_prefill(conversation: Conversation, allowed: bool) -> None:
         raise InvalidRequest(
             "messages: final assistant content cannot end with trailing whitespace"
         )
+    others = (
+        ("thinking", thinking is not None),
+        ("output_config.format", schema is not None),
+        ("a tool_choice that forces tool use", choice.forced),
+    )
+    for name, is_asked in others:
+        if is_asked:
+            raise InvalidRequest(
+                f"messages: a final assistant message (prefill) cannot be combined with {name}"
+            )
+
+
+def _check_knobs(request: MessagesRequest, terms: Terms) -> None:
+    """Which of the knobs may be turned, and how far (contract 1.2, 1.7.1)."""
+    if terms.current and not terms.lenient_sampling:
+        for name in ("temperature", "top_p", "top_k"):
+            if getattr(request, name) is not None:
+                raise InvalidRequest(
+                    f"{name}: not supported with anthropic-version {terms.version}; remove it, or "
+                    "send anthropic-version: 2023-06-01"
+                )
+    if request.top_p == 0:
+        raise InvalidRequest("top_p: Input should be greater than 0")
+    if terms.strict and request.temperature is not None and request.top_p is not None:
+        raise InvalidRequest(
+            "`temperature` and `top_p` cannot both be specified for this model. Please use only "
+            "one."
+        )
+    config = request.thinking
+    if not terms.thinks or config is None or config.type not in ("enabled", "adaptive"):
+        return
+    when = "when thinking is enabled or in adaptive mode"
+    if request.temperature not in (None, 1):
+        raise InvalidRequest(f"`temperature` may only be set to 1 {when}. Remove it or set it to 1")
+    if request.top_k is not None:
+        raise InvalidRequest(f"`top_k` may not be set {when}. Remove it")
+    if request.top_p is not None and request.top_p < 0.95:
+        raise InvalidRequest(
+            f"`top_p` may only be set from 0.95 to 1 {when}. Remove it or raise it"
+        )
 
 
 def _check_prewarm(request: MessagesRequest) -> None:
     """`max_tokens: 0` only reads the prompt (contract 5.6)."""
-    if request.stream:
-        raise InvalidRequest(
-            "max_tokens: 0 reads the prompt and writes nothing, so it cannot be combined with "
-            "stream"
-        )
+    config, choice = request.thinking, request.tool_choice
+    has_format = request.output_config is not None and request.output_config.format is not None
+    others = (
+        ("stream", bool(request.stream)),
+        ("thinking", config is not None and config.type == "enabled"),
+        ("output_config.format", has_format or request.output_format is not None),
+        ("tool_choice", choice is not None and choice.type in ("any", "tool")),
+    )
+    for name, is_asked in others:
+        if is_asked:
+            raise InvalidRequest(
+                "max_tokens: 0 reads the prompt and writes nothing, so it cannot be combined with "
+                f"{name}"
+            )
 
 
 def _stop_sequences(sequences: Sequence[str]) -> Iterator[str]:

@@ -31,6 +31,13 @@ class Signer:
         sealed = self._cipher.encrypt(nonce, hidden.encode(), _stated(model, visible))
         return base64.b64encode(self._key_id + nonce + sealed).decode()
 
+    def issued(self, signature: str) -> bool:
+        """Whether a signature names this key: what it does not prove was changed since."""
+        try:
+            return base64.b64decode(signature, validate=True)[:_KEY_ID_BYTES] == self._key_id
+        except ValueError:
+            return False
+
     def read(self, thinking: str, signature: str, *, model: str) -> str | None:
         """The thought that was signed, or None when this server did not sign it for `model`.
         What a client wrote into a hidden thought's empty text is passed over (contract 1.7.4)."""

@@ -8,7 +8,15 @@ mistake is told apart from our own gap.
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 Item = TypeVar("Item")
 
@@ -48,10 +56,25 @@ class Loose(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class CacheControl(Strict):
+class OnlyTag:
+    """A union by `type` that has one member so far: its tag stands in locations all the same."""
+
+    def __init__(self, tag: str) -> None:
+        self._tag = tag
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.tagged_union_schema({self._tag: handler(source)}, discriminator="type")
+
+
+class Ephemeral(Strict):
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
     scope: Any = None  # sent by Claude Code on first-party routes; without meaning here
+
+
+CacheControl = Annotated[Ephemeral, OnlyTag("ephemeral")]
 
 
 class CitationSwitch(Strict):
@@ -111,12 +134,12 @@ class ContentSource(Strict):
     ]
 
 
+DocumentSource = Base64PdfSource | PlainTextSource | ContentSource | UrlSource | FileSource
+
+
 class Document(Strict):
     type: Literal["document"]
-    source: Annotated[
-        Base64PdfSource | PlainTextSource | ContentSource | UrlSource | FileSource,
-        Field(discriminator="type"),
-    ]
+    source: Annotated[DocumentSource, Field(discriminator="type")]
     title: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     context: Annotated[str, Field(min_length=1)] | None = None
     citations: CitationSwitch | None = None
@@ -149,7 +172,10 @@ class ToolReference(Strict):
 
 
 class BrowserState(Loose):
+    """What a page looked like to the browser toolset, whose tools are not served here."""
+
     type: Literal["browser_state"]
+    cache_control: CacheControl | None = None
 
 
 ToolResultBlock = Annotated[
@@ -198,6 +224,7 @@ class HostedBlock(Loose):
     """What hosted models leave in a history: calls of server tools and their results."""
 
     type: HostedType
+    cache_control: CacheControl | None = None
 
 
 class Compaction(Loose):
@@ -205,6 +232,7 @@ class Compaction(Loose):
 
     type: Literal["compaction"]
     content: str | None = None
+    cache_control: CacheControl | None = None
 
 
 class ContainerUpload(Strict):
@@ -213,10 +241,17 @@ class ContainerUpload(Strict):
     cache_control: CacheControl | None = None
 
 
-class ToolChange(Loose):
+class NamedTool(Strict):
+    type: Literal["tool_reference"]
+    name: str
+
+
+class ToolChange(Strict):
     """A tool that appears or goes in the middle of a conversation (system role only)."""
 
     type: Literal["tool_addition", "tool_removal"]
+    tool: Annotated[NamedTool, OnlyTag("tool_reference")]
+    cache_control: CacheControl | None = None
 
 
 ContentBlock = Annotated[
@@ -226,7 +261,6 @@ ContentBlock = Annotated[
     | SearchResult
     | ToolUse
     | ToolResult
-    | ToolReference
     | Thinking
     | RedactedThinking
     | HostedBlock

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
-from .blocks import CacheControl, ContentBlock, Listed, Strict, Text, as_blocks
+from .blocks import CacheControl, ContentBlock, Listed, Loose, OnlyTag, Strict, Text, as_blocks
 from .errors import InvalidRequest
 from .tools import Tool, ToolChoice
 
@@ -69,8 +69,64 @@ class Diagnostics(Strict):
     previous_message_id: str | None = None
 
 
+class Turns(Strict):
+    type: Literal["thinking_turns"]
+    value: Annotated[int, Field(ge=1)]
+
+
+class All(Strict):
+    type: Literal["all"]
+
+
+class Tokens(Strict):
+    type: Literal["input_tokens"]
+    value: Annotated[int, Field(ge=0)]
+
+
+class ToolUses(Strict):
+    type: Literal["tool_uses"]
+    value: Annotated[int, Field(ge=0)]
+
+
+def _all_in_full(value: Any) -> Any:
+    return {"type": "all"} if value == "all" else value
+
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else "bool"
+
+
+class ClearThinking(Strict):
+    type: Literal["clear_thinking_20251015"]
+    keep: (
+        Annotated[All | Turns, Field(discriminator="type"), BeforeValidator(_all_in_full)] | None
+    ) = None
+
+
+class ClearToolUses(Strict):
+    type: Literal["clear_tool_uses_20250919"]
+    trigger: Annotated[Tokens | ToolUses, Field(discriminator="type")] | None = None
+    keep: Annotated[ToolUses, OnlyTag("tool_uses")] | None = None
+    clear_at_least: Annotated[Tokens, OnlyTag("input_tokens")] | None = None
+    exclude_tools: Listed[str] | None = None
+    clear_tool_inputs: (
+        Annotated[
+            Annotated[bool, Tag("bool")] | Annotated[Listed[str], Tag("list")],
+            Discriminator(_kind),
+        ]
+        | None
+    ) = None
+
+
+class Compact(Loose):
+    type: Literal["compact_20260112"]
+
+
+Edit = Annotated[ClearThinking | ClearToolUses | Compact, Field(discriminator="type")]
+
+
 class ContextManagement(Strict):
-    edits: Listed[dict[str, Any]] | None = None
+    edits: Listed[Edit] | None = None
 
 
 SystemPrompt = Annotated[Listed[Text], BeforeValidator(as_blocks)]
@@ -151,8 +207,7 @@ def parse(shape: type[Body], body: bytes) -> Body:
 def _first_failure(error: ValidationError) -> str:
     failure = error.errors(include_url=False, include_context=False, include_input=False)[0]
     location = ".".join(str(part) for part in failure["loc"])
-    # pydantic's own words for this one name our class.
-    text = (
-        "Input should be a valid dictionary" if failure["type"] == "model_type" else failure["msg"]
-    )
-    return f"{location}: {text}"
+    # pydantic's own words for these name our classes and their fields.
+    if failure["type"] in ("model_type", "model_attributes_type"):
+        return f"{location}: Input should be a valid dictionary"
+    return f"{location}: {failure['msg']}"

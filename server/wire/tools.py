@@ -1,16 +1,34 @@
 """The `tools` and `tool_choice` of the Messages API as the wire spells them (contract 1.6)."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from .blocks import CacheControl, Listed, Loose, Strict
 
 
 class InputSchema(Loose):
-    """A JSON Schema whose top is an object; every further keyword is kept."""
+    """A JSON Schema whose top is an object."""
 
     type: Literal["object"]
+
+
+class LooksLikeASchema:
+    """Checks the top of a schema and leaves it as it came: its keys keep the client's order."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            self._unchanged, handler.generate_schema(InputSchema)
+        )
+
+    @staticmethod
+    def _unchanged(value: Any, check: Callable[[Any], Any]) -> Any:
+        check(value)
+        return value
 
 
 class ClientTool(Strict):
@@ -27,7 +45,7 @@ class CustomTool(ClientTool):
     type: Literal["custom"]
     name: Annotated[str, Field(max_length=128, pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
     description: str | None = None
-    input_schema: InputSchema
+    input_schema: Annotated[dict[str, Any], LooksLikeASchema()]
     eager_input_streaming: bool | None = None
 
 
@@ -37,7 +55,14 @@ class BashTool(ClientTool):
 
 
 class TextEditorTool(ClientTool):
-    type: Literal["text_editor_20250728", "text_editor_20250429"]
+    type: Literal["text_editor_20250429"]
+    name: Literal["str_replace_based_edit_tool"]
+
+
+class CuttingTextEditorTool(ClientTool):
+    """The client cuts what it shows to `max_characters`."""
+
+    type: Literal["text_editor_20250728"]
     name: Literal["str_replace_based_edit_tool"]
     max_characters: Annotated[int, Field(ge=1)] | None = None
 
@@ -53,11 +78,19 @@ class MemoryTool(ClientTool):
 
 
 class ComputerTool(ClientTool):
-    type: Literal["computer_20241022", "computer_20250124", "computer_20251124"]
+    type: Literal["computer_20241022", "computer_20250124"]
     name: Literal["computer"]
-    display_width_px: int
-    display_height_px: int
-    display_number: int | None = None
+    display_width_px: Annotated[int, Field(ge=1)]
+    display_height_px: Annotated[int, Field(ge=1)]
+    display_number: Annotated[int, Field(ge=0)] | None = None
+
+
+class ZoomingComputerTool(ClientTool):
+    type: Literal["computer_20251124"]
+    name: Literal["computer"]
+    display_width_px: Annotated[int, Field(ge=1)]
+    display_height_px: Annotated[int, Field(ge=1)]
+    display_number: Annotated[int, Field(ge=0)] | None = None
     enable_zoom: bool | None = None
 
 
@@ -104,10 +137,12 @@ def _name_the_default_type(entry: Any) -> Any:
 Tool = Annotated[
     CustomTool
     | BashTool
+    | CuttingTextEditorTool
     | TextEditorTool
     | OldTextEditorTool
     | MemoryTool
     | ComputerTool
+    | ZoomingComputerTool
     | Toolset
     | ServerTool,
     Field(discriminator="type"),

@@ -1,0 +1,86 @@
+"""Where a client asks for its prompt to be cached: whether the marks stand where they may
+(contract 5.1 to 5.3). Accounting by them comes later; until then a mark has no effect."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from senryu.server.wire import blocks as wire
+from senryu.server.wire.errors import InvalidRequest
+from senryu.server.wire.requests import Prompted
+
+from .walk import every_block
+
+_MOST = 4
+_DEFAULT_TTL = "5m"
+# Blocks that a mark at the top of the request passes over on its way to the last one.
+_UNMARKABLE = (wire.Thinking, wire.RedactedThinking)
+
+
+def check_marks(request: Prompted) -> bool:
+    """Whether the request has marks. Raises InvalidRequest for misplaced ones."""
+    explicit = list(_explicit(request))
+    marks = [(f"{place}.cache_control", _ttl(mark)) for place, mark in explicit]
+    if request.cache_control is not None:
+        ttl = _ttl(request.cache_control)
+        target = next(_from_the_end(request), None)
+        own = getattr(target, "cache_control", None)
+        if own is not None and _ttl(own) != ttl:
+            raise InvalidRequest(
+                f"Top-level cache_control has ttl='{ttl}' but the target block already has "
+                f"cache_control with ttl='{_ttl(own)}'"
+            )
+        if own is None and target is not None:
+            marks.append(("cache_control", ttl))
+    if len(marks) > _MOST:
+        raise InvalidRequest(
+            f"A maximum of {_MOST} blocks with cache_control may be provided. Found {len(marks)}."
+        )
+    short = False
+    for place, ttl in marks:
+        if short and ttl == "1h":
+            raise InvalidRequest(
+                f"{place}.ttl: a ttl='1h' cache_control block must not come after a ttl='5m' "
+                "cache_control block. Note that blocks are processed in the following order: "
+                "tools, system, messages."
+            )
+        short = short or ttl == "5m"
+    return bool(marks)
+
+
+def _ttl(mark: wire.Ephemeral) -> str:
+    return mark.ttl or _DEFAULT_TTL
+
+
+def _explicit(request: Prompted) -> Iterator[tuple[str, wire.Ephemeral]]:
+    """The marks on blocks, in prefix order. Raises InvalidRequest for one on an empty text."""
+    for place, block in _blocks(request):
+        mark = getattr(block, "cache_control", None)
+        if mark is None:
+            continue
+        if isinstance(block, wire.Text) and not block.text:
+            raise InvalidRequest(f"{place}: cache_control cannot be set for empty text blocks")
+        yield place, mark
+
+
+def _blocks(request: Prompted) -> Iterator[tuple[str, Any]]:
+    for index, tool in enumerate(request.tools or ()):
+        yield f"tools.{index}.{tool.type}", tool
+    for index, text in enumerate(request.system or ()):
+        yield f"system.{index}", text
+    for place, _, block in every_block(request.messages):
+        yield place, block
+
+
+def _from_the_end(request: Prompted) -> Iterator[Any]:
+    """The blocks that can carry a mark, the last one first."""
+    for message in reversed(request.messages):
+        for block in reversed(message.content):
+            empty = isinstance(block, wire.Text) and not block.text
+            if not isinstance(block, _UNMARKABLE) and not empty:
+                yield block
+    yield from (text for text in reversed(request.system or ()) if text.text)
+    yield from (tool for tool in reversed(request.tools or ()) if not _deferred(tool))
+
+
+def _deferred(tool: Any) -> bool:
+    return bool(getattr(tool, "defer_loading", None))

@@ -1,0 +1,96 @@
+"""Documents and search results as a model reads them: text between marks of ours.
+
+The same document gives the same bytes wherever it stands: they are in prompts that are cached.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+
+from senryu.server.wire import blocks as wire
+from senryu.server.wire.errors import InvalidRequest, NotFound
+
+from .media import MediaError
+from .messages import ImageBlock, TextBlock
+from .pictures import Pictures
+from .terms import Terms
+
+Part = TextBlock | ImageBlock
+
+
+def read_document(
+    block: wire.Document, here: str, terms: Terms, pictures: Pictures
+) -> Iterator[Part]:
+    """Raises InvalidRequest or NotFound."""
+    named = (("title", block.title), ("context", block.context))
+    head = "".join(f"{name}: {value}\n" for name, value in named if value)
+    yield TextBlock(text=f"\n<document>\n{head}\n" if head else "\n<document>\n")
+    yield from _parts(block.source, f"{here}.source", terms, pictures)
+    yield TextBlock(text="\n</document>\n")
+
+
+def read_search_result(block: wire.SearchResult) -> TextBlock:
+    found = "\n\n".join(text.text for text in block.content)
+    head = f"source: {block.source}\ntitle: {block.title}"
+    return TextBlock(text=f"\n<search_result>\n{head}\n\n{found}\n</search_result>\n")
+
+
+def _parts(
+    source: wire.DocumentSource, here: str, terms: Terms, pictures: Pictures
+) -> Iterator[Part]:
+    match source:
+        case wire.PlainTextSource():
+            yield TextBlock(text=source.data)
+        case wire.ContentSource():
+            for place, part in enumerate(source.content):
+                if isinstance(part, wire.Text):
+                    yield TextBlock(text=part.text)
+                else:
+                    yield pictures.read(part, f"{here}.content.content.{place}.image")
+        case wire.Base64PdfSource():
+            yield _pdf(_decoded(source.data, here), f"{here}.base64", terms)
+        case wire.UrlSource():
+            yield _fetched(source.url, f"{here}.url", terms)
+        case wire.FileSource():
+            raise NotFound(f"{here}.file.file_id: File not found: {source.file_id}")
+
+
+def _decoded(data: str, here: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(
+            f"{here}.base64.data: Could not process PDF: the data is not valid base64"
+        ) from None
+
+
+def _pdf(data: bytes, here: str, terms: Terms) -> TextBlock:
+    try:
+        pages = terms.media.pdf_pages(data)
+    except MediaError as error:
+        raise InvalidRequest(f"{here}: {error}", details=error.details) from None
+    if not any(page.strip() for page in pages):
+        raise InvalidRequest(
+            f"{here}: {terms.model} does not support PDF input without a text layer; send the "
+            "text, or a PDF that has one"
+        )
+    return TextBlock(text=_numbered(pages))
+
+
+def _numbered(pages: Sequence[str]) -> str:
+    return "\n\n".join(f"[page {number}]\n{page}" for number, page in enumerate(pages, start=1))
+
+
+def _fetched(url: str, here: str, terms: Terms) -> TextBlock:
+    try:
+        media_type, data = terms.media.fetch(url, "document")
+    except MediaError as error:
+        raise InvalidRequest(f"{here}: {error}", details=error.details) from None
+    if media_type == "application/pdf":
+        return _pdf(data, here, terms)
+    if media_type == "text/plain":
+        return TextBlock(text=data.decode(errors="replace"))
+    raise InvalidRequest(
+        f"{here}: the document is of type {media_type!r}; it has to be 'application/pdf' or "
+        "'text/plain'"
+    )

@@ -1,0 +1,33 @@
+"""The seam to what is not text: pictures, PDFs, and what lies behind an address.
+
+Reading a request needs the results and not the libraries; tests bring media of their own.
+"""
+
+from typing import Any, Literal, Protocol
+
+from .messages import ImageBlock
+
+
+class MediaError(Exception):
+    """What was sent cannot be used. The text goes behind its location in a 400, and `details`
+    beside it where the contract names a code."""
+
+    def __init__(self, text: str, *, details: dict[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.details = details
+
+
+class Media(Protocol):
+    """What makes text and pictures of bytes. Every method raises MediaError."""
+
+    def pdf_pages(self, data: bytes) -> list[str]:
+        """The text layer of a PDF, page by page; an empty string for a page without one."""
+        ...
+
+    def fetch(self, url: str, kind: Literal["image", "document"]) -> tuple[str, bytes]:
+        """The media type and the bytes behind an address."""
+        ...
+
+    def image(self, data: bytes, media_type: str) -> ImageBlock:
+        """A picture as the model takes it."""
+        ...

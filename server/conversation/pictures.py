@@ -1,0 +1,112 @@
+"""Pictures of a request: within the contract's limits, and handed to whoever decodes them (6.4).
+
+The first bytes of a picture tell its type and its size; to be refused for either it need not be
+decoded.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from senryu.server.wire import blocks as wire
+from senryu.server.wire.errors import InvalidRequest, NotFound
+
+from .media import MediaError
+from .messages import ImageBlock
+from .picture_heads import picture_type, size_of
+from .terms import Terms
+
+MOST_PICTURES = 600
+_MOST_MEGABYTES = 10
+_LONGEST_SIDE = 8000
+_MANY_PICTURES = 20
+_LONGEST_SIDE_OF_MANY = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Reads the pictures of one request, which holds `count` of them."""
+
+    terms: Terms
+    count: int
+
+    def read(self, block: wire.Image, here: str) -> ImageBlock:
+        """Raises InvalidRequest or NotFound."""
+        if not self.terms.sees:
+            raise InvalidRequest(
+                f"{here}: {self.terms.model} does not support image input; send text in its place"
+            )
+        media_type: str
+        match block.source:
+            case wire.Base64ImageSource() as source:
+                within = f"{here}.source.base64"
+                media_type, data = source.media_type, _decoded(source.data, within)
+            case wire.UrlSource() as source:
+                within = f"{here}.source.url"
+                media_type, data = self._fetched(source.url, within)
+            case wire.FileSource() as source:
+                raise NotFound(f"{here}.source.file.file_id: File not found: {source.file_id}")
+        self._check(data, media_type, within)
+        try:
+            return self.terms.media.image(data, media_type)
+        except MediaError as error:
+            raise InvalidRequest(f"{within}: {error}", details=error.details) from None
+
+    def _fetched(self, url: str, here: str) -> tuple[str, bytes]:
+        try:
+            return self.terms.media.fetch(url, "image")
+        except MediaError as error:
+            raise InvalidRequest(f"{here}: {error}", details=error.details) from None
+
+    def _check(self, data: bytes, media_type: str, here: str) -> None:
+        found = picture_type(data)
+        if found is None:
+            raise InvalidRequest(f"{here}: Could not process image")
+        if found != media_type:
+            raise InvalidRequest(
+                f"{here}.media_type: the image was said to be {media_type}, but it is {found}"
+            )
+        size = size_of(data, found)
+        if size is None:
+            raise InvalidRequest(f"{here}: Could not process image")
+        if max(size) > _LONGEST_SIDE:
+            raise _too_large(
+                f"image dimensions exceed max allowed size: {_LONGEST_SIDE} pixels",
+                _LONGEST_SIDE,
+                here,
+            )
+        if self.count > _MANY_PICTURES and max(size) > _LONGEST_SIDE_OF_MANY:
+            raise _too_large(
+                "image dimensions exceed max allowed size for many-image requests: "
+                f"{_LONGEST_SIDE_OF_MANY} pixels",
+                _LONGEST_SIDE_OF_MANY,
+                here,
+            )
+
+
+def _too_large(text: str, side: int, here: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{here}.data: {text}",
+        details={
+            "error_code": "image_dimensions_too_large",
+            "max_side_length_pixels": side,
+            "paths": [here],
+        },
+    )
+
+
+def _decoded(encoded: str, here: str) -> bytes:
+    most = _MOST_MEGABYTES * 2**20
+    if not encoded:
+        raise InvalidRequest(f"{here}.data: image cannot be empty")
+    if len(encoded) > most:
+        raise InvalidRequest(
+            f"{here}.data: image exceeds {_MOST_MEGABYTES} MB maximum: {len(encoded)} bytes > "
+            f"{most} bytes"
+        )
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(
+            f"{here}.data: Could not process image: the data is not valid base64"
+        ) from None

@@ -1,0 +1,129 @@
+"""From the entries of `messages` to turns that alternate and begin with the user's (contract 1.3).
+
+System entries become marked notes at the end of the user's turn, where they stand; what holds
+nothing for this model is left out, and the turns around it are one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from senryu.server.wire import blocks as wire
+from senryu.server.wire.errors import InvalidRequest
+from senryu.server.wire.requests import MessageParam
+
+from .content import ContentReader, check_party, checked_text
+from .messages import Block, Message, ToolDefinitionBlock, system_note
+from .pairing import check_pairs
+from .terms import Terms
+from .tools import CHANGES_BETAS, Toolbox
+
+
+def read_turns(
+    params: Sequence[MessageParam], reader: ContentReader, toolbox: Toolbox, terms: Terms
+) -> tuple[Message, ...]:
+    """Raises InvalidRequest or NotFound."""
+    if not params:
+        raise InvalidRequest("messages: at least one message is required")
+    last = len(params) - 1
+    for index, param in enumerate(params):
+        _check_place(index, params)
+        # An empty final answer is allowed and means nothing.
+        if not param.content and not (index == last and param.role == "assistant"):
+            raise InvalidRequest(
+                f"messages.{index}: all messages must have non-empty content except for the "
+                "optional final assistant message"
+            )
+    check_pairs(params)
+    return tuple(_merged(_messages(params, reader, toolbox, terms)))
+
+
+def _messages(
+    params: Sequence[MessageParam], reader: ContentReader, toolbox: Toolbox, terms: Terms
+) -> Iterator[Message]:
+    section = Section(toolbox, terms)
+    for index, param in enumerate(params):
+        if param.role != "system":
+            content = tuple(reader.read(index, param))
+            if content:
+                yield Message(role=param.role, content=content)
+            continue
+        section.read(index, param)
+        following = params[index + 1].role if index + 1 < len(params) else None
+        if following != "system":  # several in a row are one
+            yield Message(role="user", content=section.blocks())
+            section = Section(toolbox, terms)
+
+
+class Section:
+    """System entries in a row: what the operator says, and the tools that come and go."""
+
+    def __init__(self, toolbox: Toolbox, terms: Terms) -> None:
+        self._toolbox = toolbox
+        self._terms = terms
+        self._lines: list[str] = []
+        self._definitions: list[ToolDefinitionBlock] = []
+
+    def read(self, index: int, param: MessageParam) -> None:
+        """Takes in one entry. Raises InvalidRequest."""
+        texts = []
+        for place, block in enumerate(param.content):
+            here = f"messages.{index}.content.{place}"
+            check_party(here, block.type, param.role)
+            if isinstance(block, wire.Text):
+                texts.append(checked_text(block).text)
+            else:
+                self._change(block, here)
+        if texts:
+            self._lines.append("".join(texts))
+
+    def _change(self, block: Any, here: str) -> None:
+        assert isinstance(block, wire.ToolChange)
+        if not CHANGES_BETAS & self._terms.betas:
+            raise InvalidRequest(f"{here}: Extra inputs are not permitted")
+        name = block.tool.name
+        if block.type == "tool_removal":
+            self._toolbox.remove(name, here)
+            self._lines.append(f"The tool {name} can no longer be called.")
+            return
+        tool, new = self._toolbox.surface(name, here)
+        if new:
+            self._definitions.append(ToolDefinitionBlock(tool=tool))
+
+    def blocks(self) -> tuple[Block, ...]:
+        note = (system_note("\n".join(self._lines)),) if self._lines else ()
+        return (*note, *self._definitions)
+
+
+def _check_place(index: int, params: Sequence[MessageParam]) -> None:
+    """Whether an entry of this role may stand here, with these keys."""
+    param = params[index]
+    if index == 0 and param.role == "assistant":
+        raise InvalidRequest('messages: first message must use the "user" role')
+    if param.role == "system":
+        if index == 0:
+            raise InvalidRequest(
+                "messages.0: role 'system' cannot open a conversation: "
+                "use the top-level 'system' parameter for the initial system prompt"
+            )
+        if params[index - 1].role == "assistant" and not _ends_hosted(params[index - 1]):
+            raise InvalidRequest(f"messages.{index}: role 'system' must follow a user message")
+        if index + 1 < len(params) and params[index + 1].role == "user":
+            raise InvalidRequest(
+                f"messages.{index}: role 'system' must precede an assistant message, or be last"
+            )
+    for name in ("clear_at", "output_config"):  # only with a beta (contract 1.3.2)
+        if getattr(param, name) is not None:
+            raise InvalidRequest(f"messages.{index}.{name}: Extra inputs are not permitted")
+
+
+def _ends_hosted(param: MessageParam) -> bool:
+    """Whether an answer ends with what a tool of the hosted service gave back."""
+    return bool(param.content) and param.content[-1].type.endswith("_tool_result")
+
+
+def _merged(messages: Iterable[Message]) -> Iterator[Message]:
+    """Consecutive entries of one role are one turn (contract 1.3)."""
+    for role, turns in groupby(messages, key=attrgetter("role")):
+        yield Message(role=role, content=tuple(block for turn in turns for block in turn.content))
