@@ -90,7 +90,7 @@ class Splitter:
         """What was held back, once it is known that nothing follows. Of an answer that was `cut`
         in the middle of a call, what does not yet name a tool is dropped (contract 1.10.2)."""
         self._pieces = []
-        if self._read == self._head and not cut:
+        while self._read == self._head and not cut:
             self._read_on(self._refused(self._held))
         if self._held and self._read in (self._text, self._thought):
             self._pieces.append((Channel.THOUGHT if self.thinking else Channel.TEXT, self._held))
