@@ -1,0 +1,111 @@
+"""GET /openapi.json: the API as OpenAPI 3.1, for client generators and for our own fuzzing.
+
+The routes read raw bytes, so FastAPI knows their paths and no more. Bodies come from the very
+models that `wire.requests` parses with; errors are those of the contract's section 3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from senryu.server.settings import ServerSettings
+from senryu.server.wire.requests import CountTokensRequest, MessagesRequest
+
+from .reading import check_credential
+from .replies import json_reply
+
+router = APIRouter()
+
+_BODIES = {"/v1/messages": MessagesRequest, "/v1/messages/count_tokens": CountTokensRequest}
+_REFERENCE = "#/components/schemas/{model}"
+
+_ERROR = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "details": {"type": "object"},
+            },
+        },
+        "request_id": {"type": "string"},
+    },
+}
+_RESPONSES = {
+    "200": {"description": "The answer; of a request with `stream: true`, as server-sent events."},
+    "default": {
+        "description": "An error.",
+        "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="Error")}}},
+    },
+}
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
+
+
+_LIFECYCLES = {"type": "array", "items": {"enum": ["active", "deprecated", "retired"]}}
+_PARAMETERS = {
+    "/v1/models": [
+        _parameter(
+            "limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}
+        ),
+        _parameter("after_id", "query", {"type": "string"}),
+        _parameter("before_id", "query", {"type": "string"}),
+        _parameter("lifecycle[]", "query", _LIFECYCLES),
+    ]
+}
+
+
+@router.get("/openapi.json")
+async def describe(request: Request) -> Response:
+    settings: ServerSettings = request.app.state.settings
+    check_credential(request, settings)
+    return json_reply(description(request.app.routes))
+
+
+def description(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """The whole API, as far as `routes` offer it."""
+    _, bodies = models_json_schema(
+        [(model, "validation") for model in _BODIES.values()], ref_template=_REFERENCE
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        if isinstance(route, APIRoute):
+            methods = sorted(route.methods)
+            operations = {method.lower(): _operation(route, method) for method in methods}
+            paths.setdefault(route.path_format, {}).update(operations)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "senryu", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": {**bodies["$defs"], "Error": _ERROR}},
+    }
+
+
+def _operation(route: APIRoute, method: str) -> dict[str, Any]:
+    operation = {
+        "operationId": f"{method.lower()}_{route.name}",
+        "parameters": [
+            *(_parameter(name, "path", {"type": "string"}) for name in route.param_convertors),
+            *_PARAMETERS.get(route.path_format, []),
+        ],
+        "responses": _RESPONSES,
+    }
+    if route.description:
+        operation["description"] = route.description
+    if body := _BODIES.get(route.path_format):
+        schema = {"$ref": _REFERENCE.format(model=body.__name__)}
+        content = {"application/json": {"schema": schema}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation

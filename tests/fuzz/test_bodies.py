@@ -1,0 +1,230 @@
+"""Bodies that were good and then changed at random: what a buggy client sends, and a hostile one.
+
+Promised whatever is sent: no 5xx; an error has the contract's shape; an answer is well formed,
+costs what count_tokens says, and is the same streamed or not.
+"""
+
+import base64
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fuzzing import SCRIPTS, Judge, runs
+from hypothesis import given
+from hypothesis import strategies as st
+
+BASE = Path(__file__).parents[1] / "server" / "claude_code" / "base.json"
+CLAUDE_CODE = json.loads(BASE.read_text())["body"]
+CLAUDE_CODE["tools"] = CLAUDE_CODE["tools"][:3] + CLAUDE_CODE["tools"][-2:]
+
+EPHEMERAL = {"type": "ephemeral"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}, "b": {"anyOf": [{"type": "integer"}, {"const": 1}]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+LOOK = {"name": "look", "description": "Looks.", "input_schema": SCHEMA, "strict": True}
+PIXEL = {
+    "type": "base64",
+    "media_type": "image/png",
+    "data": base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(),
+}
+TEXT = {"type": "text", "media_type": "text/plain", "data": "Paris lies on the Seine."}
+DOCUMENT = {"type": "document", "source": TEXT, "title": "Atlas", "cache_control": EPHEMERAL}
+FOUND = {
+    "type": "search_result",
+    "source": "atlas",
+    "title": "Rivers",
+    "content": [{"type": "text", "text": "The Seine."}],
+}
+CALLED = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"a": "x"}}
+RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [FOUND], "is_error": True}
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2VhbA=="}
+
+
+def good(*messages: Any, **more: Any) -> dict[str, Any]:
+    turns = [{"role": role, "content": content} for role, content in messages]
+    return {"model": "scripted", "max_tokens": 2000, "messages": turns, **more}
+
+
+GOOD = (
+    good(("user", "hi")),
+    good(("user", "hi"), ("assistant", "I say"), stop_sequences=["a", "\n\n"], temperature=0.5),
+    good(("user", "hi"), stream=True, system="Be brief.", metadata={"user_id": "me"}, top_k=3),
+    good(("user", "hi"), tools=[LOOK], tool_choice={"type": "any"}, stream=True),
+    good(
+        ("user", [DOCUMENT, {"type": "text", "text": "Well?"}]),
+        ("assistant", [THOUGHT, CALLED]),
+        ("user", [RESULT, {"type": "text", "text": "?"}]),
+        ("system", [{"type": "text", "text": "Go on.", "cache_control": EPHEMERAL}]),
+        tools=[LOOK, {"type": "bash_20250124", "name": "bash"}],
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        context_management={"edits": [{"type": "clear_tool_uses_20250919"}]},
+    ),
+    good(
+        ("user", "hi"),
+        output_config={"format": {"type": "json_schema", "schema": SCHEMA}, "effort": "low"},
+        thinking={"type": "adaptive", "display": "omitted"},
+        cache_control=EPHEMERAL,
+        diagnostics={"previous_message_id": None},
+    ),
+    good(("user", [{"type": "image", "source": PIXEL}, {"type": "text", "text": "What is it?"}])),
+    good(
+        ("user", "hi"),
+        ("assistant", [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}]),
+        ("user", "go on"),
+        tools=[
+            {"name": "old", "input_schema": {"type": "object"}, "defer_loading": True},
+            {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+            {"type": "memory_20250818", "name": "memory", "input_examples": [{"command": "view"}]},
+        ],
+    ),
+    CLAUDE_CODE,
+)
+HEADERS = (
+    {},
+    {"anthropic-version": "2023-06-01"},
+    {"anthropic-version": "2026-10-21"},
+    {"anthropic-version": "2023-06-01", "anthropic-beta": "context-management-2025-06-27, x"},
+    {"anthropic-version": "2023-06-01", "anthropic-beta": "interleaved-thinking-2025-05-14"},
+)
+
+# Every word that means something somewhere, so that a change can land on it.
+WORDS = sorted(
+    {
+        word
+        for body in GOOD
+        for node in [json.dumps(body)]
+        for word in node.replace('"', " ").replace(":", " ").replace(",", " ").split()
+        if word.isidentifier() and len(word) < 30
+    }
+    | {"redacted_thinking", "tool_reference", "tool_addition", "compaction", "between_tools"}
+    | {"computer_toolset_20260801", "web_search_20250305", "url", "file", "content", "thread"}
+)
+
+
+def nested(levels: int, inside: Any = "x") -> Any:
+    for _ in range(levels):
+        inside = [inside]
+    return inside
+
+
+# What no client should send: sizes, characters, depths and schemas beyond all measure.
+ODD = (
+    *(None, True, False, 0, 1, -1, 1.5, 1023, 2**31, 2**63, 10**30, 1e308, float("nan")),
+    *("", " ", "\n", "\0", "\x02\x03\x10", "\ud800", "\U0001f600", "e\u0301", "\u202e", "x" * 5000),
+    *("<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>", "{"),
+    *([], {}, [[]], [{}], {"": ""}, nested(50), nested(1500), {"type": "text", "text": "hi"}),
+    {"type": "object", "properties": {"a": {"$ref": "#"}}},
+    {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}},
+    {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}},
+    {"type": "object", "patternProperties": {"^(a+)+$": {}}, "minProperties": 10**9},
+    {"type": "object", "properties": {str(n): {"type": "string"} for n in range(300)}},
+    {"type": "object", "properties": {"a": {"enum": list(range(2000))}}},
+    {"type": "object", "properties": {"a": nested(40, {"type": "string"})}},
+)
+
+anything = st.one_of(
+    st.sampled_from(ODD),
+    st.sampled_from(WORDS),
+    st.text(max_size=30),
+    st.integers(),
+    st.floats(),
+    st.recursive(
+        st.none() | st.booleans() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner),
+        max_leaves=5,
+    ),
+)
+
+
+def places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a body, as what holds it and where."""
+    held = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in held:
+        yield node, key
+        if isinstance(value, dict | list):
+            yield from places(value)
+
+
+SPARE = [holder[key] for body in GOOD for holder, key in places(body)]
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> dict[str, Any]:
+    """A good body, in which one to four things are not as they were."""
+    body = copy.deepcopy(draw(st.sampled_from(GOOD)))
+    for _ in range(draw(st.integers(0, 4))):
+        found = list(places(body))
+        if not found:
+            break
+        holder, key = draw(st.sampled_from(found))
+        match draw(st.sampled_from(("drop", "replace", "transplant", "wrap", "double", "add"))):
+            case "drop":
+                del holder[key]
+            case "replace":
+                holder[key] = draw(anything)
+            case "transplant":
+                holder[key] = copy.deepcopy(draw(st.sampled_from(SPARE)))
+            case "wrap":
+                holder[key] = [holder[key]]
+            case "double" if isinstance(holder, list):
+                holder.insert(key, copy.deepcopy(holder[key]))
+            case _ if isinstance(holder, dict):
+                spare = copy.deepcopy(draw(st.sampled_from(SPARE)))
+                holder[draw(st.sampled_from(WORDS))] = spare
+            case _:
+                holder.append(copy.deepcopy(draw(st.sampled_from(SPARE))))
+    return body
+
+
+def without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same in two answers to one question."""
+    made = ("id", "signature")
+    content = [{k: v for k, v in b.items() if k not in made} for b in message["content"]]
+    return {k: v for k, v in message.items() if k != "id"} | {"content": content}
+
+
+@runs(250)
+@given(
+    body=changed(),
+    headers=st.sampled_from(HEADERS),
+    script=st.integers(0, len(SCRIPTS) - 1),
+    strict=st.booleans(),
+)
+def test_a_changed_body_is_answered_well_or_refused_well(
+    judge: Judge, body: dict[str, Any], headers: dict[str, str], script: int, strict: bool
+) -> None:
+    of = {"script": script, "strict": strict}
+    message = judge.answered(body, headers, **of)
+    if message is None:
+        return
+    assert judge.counted(body, headers, **of) == judge.charged(message)
+    if body["max_tokens"] > 0:
+        other = judge.answered(body | {"stream": not body.get("stream")}, headers, **of)
+        assert other is not None
+        assert without_ids(other) == without_ids(message)
+
+
+@runs(50)
+@given(body=st.sampled_from(GOOD), cut=st.integers(0, 2000), junk=st.binary(max_size=20))
+def test_bytes_that_are_no_json_are_refused_well(
+    judge: Judge, body: dict[str, Any], cut: int, junk: bytes
+) -> None:
+    whole = json.dumps(body).encode()
+    cut %= len(whole)
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        content = whole[:cut] + junk + whole[cut + 1 :]
+        request = judge.client().build_request("POST", path, content=content)
+        assert judge.send(request).status_code in (200, 400, 404)
+
+
+def test_a_body_that_is_left_as_it_was_is_answered(judge: Judge) -> None:
+    """So that the changes above begin with something that would have been read."""
+    refused = [body for body in GOOD if judge.answered(body) is None]
+    assert [body["messages"][0]["content"][0] for body in refused] == [
+        {"type": "image", "source": PIXEL}
+    ]
