@@ -1,12 +1,25 @@
 """One answer: it ends for the right reason, counts what was written, and lets the engine go."""
 
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from senryu.server.conversation.messages import Sampling, StopReason, TextBlock, Usage
+from senryu.server.conversation.messages import (
+    Demands,
+    Sampling,
+    StopReason,
+    TextBlock,
+    Thinking,
+    ThinkingBlock,
+    Tool,
+    ToolChoice,
+    ToolUseBlock,
+    Usage,
+)
+from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import EngineError, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.turn.blocks import (
@@ -25,12 +38,22 @@ from senryu.server.turn.turn import Turn, run_turn
 TOKENS = ["One", " two", " three", " four"]
 
 
-def turn(*, prompt: int = 3, **sampling: Any) -> Turn:
+SIGNER = Signer(b"key")
+LS = Tool(name="ls", input_schema={"type": "object"})
+CALLING = Demands(callable_tools=(LS,))
+THINKING = Demands(callable_tools=(LS,), thinking=Thinking())
+CALL = ["<tool_", 'call>\n{"name": "ls", "argu', 'ments": {"path"', ': "/"}', "}\n</tool_call>"]
+INPUT = {"path": "/"}
+
+
+def turn(*, prompt: int = 3, demands: Demands | None = None, **sampling: Any) -> Turn:
     return Turn(
         message_id="msg_1",
         model="m",
         prompt=Prompt(token_ids=list(range(prompt))),
         sampling=Sampling(**{"max_tokens": 100, **sampling}),
+        demands=demands or Demands(),
+        signer=SIGNER,
     )
 
 
@@ -44,6 +67,7 @@ async def answer(engine: ScriptedEngine, **asked: Any) -> Answer:
 
 def text(answer: Answer) -> str:
     (block,) = answer.blocks
+    assert isinstance(block, TextBlock)
     return block.text
 
 
@@ -196,21 +220,163 @@ async def test_an_engine_that_stops_without_a_reason_has_failed() -> None:
         await answer(Mute())
 
 
+class Listening(ScriptedEngine):
+    """Keeps what it is asked for."""
+
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        self.asked = sampling
+        return super().generate(prompt, sampling, request_id)
+
+
 async def test_the_engine_is_told_how_much_room_there_is() -> None:
-    asked: list[Sampling] = []
-
-    class Listening(ScriptedEngine):
-        def generate(
-            self, prompt: Prompt, sampling: Sampling, request_id: str
-        ) -> AsyncGenerator[TokenEvent, None]:
-            asked.append(sampling)
-            return super().generate(prompt, sampling, request_id)
-
-    await answer(Listening(TOKENS, window=10), prompt=4, max_tokens=100, temperature=0.5)
-    assert asked == [Sampling(max_tokens=6, temperature=0.5)]
+    engine = Listening(TOKENS, window=10)
+    await answer(engine, prompt=4, max_tokens=100, temperature=0.5)
+    assert engine.asked == Sampling(max_tokens=6, temperature=0.5)
 
 
 async def test_the_answer_as_a_whole_is_the_answer_as_told() -> None:
     said = await answer(ScriptedEngine(TOKENS))
     assert said.blocks == (TextBlock(text="".join(TOKENS)),)
     assert (said.message_id, said.model) == ("msg_1", "m")
+
+
+# --- calls -------------------------------------------------------------------------------------
+
+
+def call_of(block: object) -> Any:
+    assert isinstance(block, ToolUseBlock)
+    return block.name, block.input
+
+
+async def test_an_answer_that_calls_ends_for_that() -> None:
+    said = await answer(ScriptedEngine(["Look:\n", *CALL]), demands=CALLING)
+    before, call = said.blocks
+    assert before == TextBlock(text="Look:")
+    assert call_of(call) == ("ls", INPUT)
+    assert (said.stop_reason, said.usage.output_tokens) == (StopReason.TOOL_USE, 6)
+
+
+async def test_several_calls_stand_in_their_order_with_ids_of_their_own() -> None:
+    said = await answer(ScriptedEngine([*CALL, "\n", *CALL]), demands=CALLING)
+    assert [call_of(block) for block in said.blocks] == [("ls", INPUT)] * 2
+    first, second = said.blocks
+    assert first != second
+
+
+@pytest.mark.parametrize("behind", [[" and", " so on"] * 50, ["<tool_call>", "no", " call"] * 50])
+async def test_behind_a_call_the_answer_ends_and_the_engine_is_let_go(behind: list[str]) -> None:
+    engine = ScriptedEngine([*CALL, *behind])
+    said = await answer(engine, demands=CALLING, max_tokens=1000)
+    assert [call_of(block) for block in said.blocks] == [("ls", INPUT)]
+    assert said.stop_reason == StopReason.TOOL_USE
+    assert said.usage.output_tokens < 100
+    assert not engine.active
+
+
+async def test_where_one_call_is_wanted_one_is_written() -> None:
+    demands = Demands(callable_tools=(LS,), tool_choice=ToolChoice(parallel=False))
+    engine = ScriptedEngine([*CALL, "\n", *CALL])
+    said = await answer(engine, demands=demands)
+    assert len(said.blocks) == 1
+    assert (said.stop_reason, said.usage.output_tokens) == (StopReason.TOOL_USE, 4)
+    assert not engine.active
+
+
+async def test_a_call_that_is_cut_off_ends_with_what_came_of_it() -> None:
+    for count, blocks in [(1, 1), (2, 0), (3, 1), (4, 1)]:
+        said = await answer(ScriptedEngine(CALL), demands=CALLING, max_tokens=count)
+        assert (len(said.blocks), said.stop_reason) == (blocks, StopReason.MAX_TOKENS)
+    cut = await answer(ScriptedEngine(CALL), demands=CALLING, max_tokens=3)
+    assert call_of(cut.blocks[0]) == ("ls", {})
+    half = await answer(ScriptedEngine(CALL), demands=CALLING, max_tokens=1)
+    assert text(half) == "<tool_"
+
+
+async def test_a_call_that_is_none_is_text_and_calls_nothing() -> None:
+    said = await answer(ScriptedEngine(["<tool_call>", "oh", "</tool_call>"]), demands=CALLING)
+    assert (text(said), said.stop_reason) == ("oh", StopReason.END_TURN)
+
+
+@pytest.mark.parametrize(
+    "demands", [None, Demands(callable_tools=(LS,), tool_choice=ToolChoice(mode="none"))]
+)
+async def test_without_tools_to_call_a_call_is_text(demands: Demands | None) -> None:
+    said = await answer(ScriptedEngine(CALL), demands=demands)
+    assert (text(said), said.stop_reason) == ("".join(CALL), StopReason.END_TURN)
+
+
+# --- thoughts ----------------------------------------------------------------------------------
+
+THOUGHT = ["They ", "ask.\n", "</thi", "nk>\n\n"]
+
+
+async def test_a_thought_stands_before_the_answer_signed_and_counted() -> None:
+    said = await answer(ScriptedEngine([*THOUGHT, "Hi", "."]), demands=THINKING)
+    thought, spoken = said.blocks
+    assert isinstance(thought, ThinkingBlock)
+    assert (thought.thinking, spoken) == ("They ask.\n", TextBlock(text="Hi."))
+    assert SIGNER.read("They ask.\n", thought.signature, model="m") == "They ask.\n"
+    assert (said.usage.thinking_tokens, said.usage.output_tokens) == (4, 6)
+    assert said.stop_reason == StopReason.END_TURN
+
+
+async def test_a_hidden_thought_is_sealed_in_its_signature() -> None:
+    demands = Demands(thinking=Thinking(shown=False))
+    said = await answer(ScriptedEngine([*THOUGHT, "Hi"]), demands=demands)
+    thought = said.blocks[0]
+    assert isinstance(thought, ThinkingBlock)
+    assert thought.thinking == ""
+    assert SIGNER.read("", thought.signature, model="m") == "They ask.\n"
+    assert said.usage.thinking_tokens == 4
+
+
+async def test_a_thought_that_max_tokens_cut_off_is_signed() -> None:
+    said = await answer(ScriptedEngine([*THOUGHT, "Hi"]), demands=THINKING, max_tokens=2)
+    (thought,) = said.blocks
+    assert isinstance(thought, ThinkingBlock)
+    assert SIGNER.read(thought.thinking, thought.signature, model="m") == "They ask.\n"
+    assert (said.stop_reason, said.usage.thinking_tokens) == (StopReason.MAX_TOKENS, 2)
+
+
+async def test_a_thought_may_be_followed_by_a_call_at_once() -> None:
+    said = await answer(ScriptedEngine([*THOUGHT, *CALL]), demands=THINKING)
+    assert [type(block) for block in said.blocks] == [ThinkingBlock, ToolUseBlock]
+    assert said.stop_reason == StopReason.TOOL_USE
+
+
+# --- what the engine is held to ----------------------------------------------------------------
+
+
+async def test_a_free_answer_is_held_to_no_grammar() -> None:
+    engine = Listening(TOKENS)
+    await answer(engine)
+    assert engine.asked.grammar is None
+
+
+async def test_the_engine_is_held_to_the_tools_that_may_be_called() -> None:
+    engine = Listening(CALL)
+    await answer(engine, demands=CALLING)
+    assert engine.asked.grammar
+    assert '\\"name\\": \\"ls\\"' in engine.asked.grammar
+
+
+@pytest.mark.parametrize(("budget", "words"), [(1024, 1014), (None, 4086)])
+async def test_the_engine_is_held_to_the_budget_of_the_thought(
+    budget: int | None, words: int
+) -> None:
+    """Less the mark that closes it, a token for each of its ten bytes at the worst."""
+    engine = Listening([*THOUGHT, "Hi"])
+    await answer(engine, demands=Demands(thinking=Thinking(budget=budget)), max_tokens=8192)
+    assert engine.asked.grammar
+    thought = json.loads(engine.asked.grammar)["format"]["elements"][0]
+    assert thought["content"]["max_tokens"] == words
+
+
+async def test_a_prewarm_is_held_to_no_grammar() -> None:
+    engine = Listening(TOKENS)
+    said = await answer(engine, demands=THINKING, max_tokens=0)
+    assert engine.asked.grammar is None
+    assert said.blocks == ()
+    assert said.usage == Usage(input_tokens=3, output_tokens=0)

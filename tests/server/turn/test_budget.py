@@ -1,0 +1,44 @@
+"""A thought's budget leaves room for the answer, unless the client itself wants it otherwise."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from senryu.server.conversation.messages import Thinking
+from senryu.server.turn.budget import thinking_budget
+
+EFFORTS = ["low", "medium", "high", "xhigh", "max"]
+thoughts = st.builds(
+    Thinking, budget=st.none() | st.integers(1, 100_000), effort=st.sampled_from(EFFORTS)
+)
+
+
+@pytest.mark.parametrize(
+    ("effort", "budget"),
+    [("low", 1000), ("medium", 2000), ("high", 4000), ("xhigh", 5000), ("max", 6000)],
+)
+def test_an_effort_is_a_share_of_the_answer(effort: str, budget: int) -> None:
+    assert thinking_budget(Thinking(effort=effort), allowed=8000) == budget
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_budget_of_the_clients_own_is_kept_whatever_the_effort(effort: str) -> None:
+    assert thinking_budget(Thinking(budget=7999, effort=effort), allowed=8000) == 7999
+
+
+@pytest.mark.parametrize("budget", [8000, 8001, 100_000])
+def test_a_budget_that_leaves_no_room_gets_three_quarters(budget: int) -> None:
+    assert thinking_budget(Thinking(budget=budget), allowed=8000) == 6000
+
+
+@given(thoughts, st.integers(1, 100_000))
+def test_there_is_always_room_for_the_answer(thinking: Thinking, allowed: int) -> None:
+    budget = thinking_budget(thinking, allowed=allowed)
+    assert 0 <= budget < allowed
+    assert thinking.budget is None or budget <= thinking.budget
+    if thinking.budget is None or thinking.budget >= allowed:
+        assert budget <= allowed * 3 / 4
+
+
+def test_where_there_is_hardly_room_the_thought_is_closed_at_once() -> None:
+    assert thinking_budget(Thinking(effort="low"), allowed=5) == 0
