@@ -1,7 +1,7 @@
-"""`senryu doctor`: checks device, versions, model, a real generation and the prefix cache.
+"""`senryu doctor`: checks device, versions, model, a real generation, the prefix cache and a call.
 
 Opens the engine that `senryu serve` would open with the same settings, asks it something twice,
-and says what it found. Exits with 1, and a sentence, when something is off.
+has it call a tool, and says what it found. Exits with 1, and a sentence, when something is off.
 """
 
 import argparse
@@ -12,17 +12,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .conversation.messages import Conversation, Message, Sampling, TextBlock
+from .conversation.messages import (
+    Conversation,
+    Demands,
+    Message,
+    Sampling,
+    StopReason,
+    TextBlock,
+    Tool,
+    ToolChoice,
+    ToolUseBlock,
+)
 from .device import detect
 from .engine.base import Engine, EngineError, TokenEvent
 from .identifiers import new_id
 from .settings import ServerSettings, SettingsError, add_flags, load_arguments
+from .turn.blocks import fold
+from .turn.dialects.spelling import as_json
 from .turn.prompt import Prompt, build_prompt, render
+from .turn.turn import Turn, run_turn
 
 # The settings that change what is opened and asked here; where it is served does not.
 FLAGS = (
     "model",
     "engine",
+    "dialect",
     "device",
     "window",
     "dtype",
@@ -35,6 +49,17 @@ QUESTION = "What is the capital of France?"
 # Long enough to fill several blocks of the KV cache: hits are whole blocks.
 PREAMBLE = "You answer in one short sentence. " * 40
 ANSWER_TOKENS = 24
+WEATHER = Tool(
+    name="get_weather",
+    description="Tells the weather of a city.",
+    input_schema={
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 24}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+)
+CALL_TOKENS = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +130,34 @@ async def _examine(settings: ServerSettings) -> bool:
             if choice.name != "device":
                 _report(Finding(True, choice.name, f"{choice.value} ({choice.why})"))
         _report(Finding(True, "start", f"ready after {time.monotonic() - begun:.0f} s"))
-        findings = await examine_engine(engine, caches=settings.engine != "scripted")
+        findings = await examine_engine(engine, recites=settings.engine == "scripted")
         results = [_report(finding) for finding in findings]
         return all(results)
     finally:
         await engine.close()
 
 
-async def examine_engine(engine: Engine, *, caches: bool = True) -> list[Finding]:
-    """What the model is shown, and what an open engine makes of it. `caches`: whether it has a
-    prefix cache to be looked at."""
+async def examine_engine(engine: Engine, *, recites: bool = False) -> list[Finding]:
+    """What the model is shown, and what an open engine makes of it. `recites`: it has no model, so
+    there is no prefix cache to be looked at and no call to be had."""
+    tokenizer, dialect = engine.tokenizer, engine.card.dialect
+    findings = [Finding(True, "thinking", _thinking(engine))]
     question = Message(role="user", content=(TextBlock(text=QUESTION),))
     try:
-        shown = render(Conversation(messages=(question,)), engine.tokenizer)
+        shown = render(Conversation(messages=(question,)), tokenizer, dialect)
     except ValueError as error:
-        return [Finding(False, "chat template", str(error))]
-    findings = [Finding(True, "chat template", f"{QUESTION} is shown to the model as {shown!r}")]
+        return [*findings, Finding(False, "chat template", str(error))]
+    shows = f"{QUESTION} is shown to the model as {shown!r}"
+    findings.append(Finding(True, "chat template", shows))
     conversation = Conversation(messages=(question,), system=(TextBlock(text=PREAMBLE),))
     try:
-        prompt = build_prompt(conversation, engine.tokenizer)
+        prompt = build_prompt(conversation, tokenizer, dialect)
     except ValueError as error:
         findings.append(
             Finding(False, "system prompt", f"{error}; clients that send one will get a 400")
         )
         without = Message(role="user", content=(TextBlock(text=PREAMBLE + QUESTION),))
-        prompt = build_prompt(Conversation(messages=(without,)), engine.tokenizer)
+        prompt = build_prompt(Conversation(messages=(without,)), tokenizer, dialect)
     needed = len(prompt) + ANSWER_TOKENS
     if needed > engine.card.window:
         findings.append(
@@ -141,13 +169,23 @@ async def examine_engine(engine: Engine, *, caches: bool = True) -> list[Finding
             )
         )
         return findings
-    return findings + await _generate_twice(engine, prompt, caches)
+    findings += await _generate_twice(engine, prompt, recites)
+    if recites:
+        return [*findings, Finding(True, "tool call", "this engine recites and calls nothing")]
+    return [*findings, await _call(engine)]
 
 
-async def _generate_twice(engine: Engine, prompt: Prompt, caches: bool) -> list[Finding]:
+def _thinking(engine: Engine) -> str:
+    marks = engine.card.dialect.thought
+    if marks is None:
+        return "this model does not think before it answers"
+    return f"this model thinks when it is asked to, up to {marks.closing.strip()}"
+
+
+async def _generate_twice(engine: Engine, prompt: Prompt, recites: bool) -> list[Finding]:
     first, _ = await _ask(engine, prompt)
     generation = Finding(bool(first.strip()), "generation", f"{QUESTION} -> {first.strip()!r}")
-    if not caches:
+    if recites:
         return [generation, Finding(True, "prefix cache", "this engine has none")]
     _, cached = await _ask(engine, prompt)
     # The last block is never a hit: at least one token must be computed.
@@ -161,6 +199,35 @@ async def _generate_twice(engine: Engine, prompt: Prompt, caches: bool) -> list[
             + ("" if share > 0.5 else "; a growing conversation will be read again and again"),
         ),
     ]
+
+
+async def _call(engine: Engine) -> Finding:
+    """A call that the model has to make: prompt, grammar and splitter at once."""
+    dialect = engine.card.dialect
+    question = Message(role="user", content=(TextBlock(text="How is the weather in Paris?"),))
+    conversation = Conversation(messages=(question,), tools=(WEATHER,))
+    forced = ToolChoice(mode="tool", name=WEATHER.name)
+    try:
+        prompt = build_prompt(conversation, engine.tokenizer, dialect)
+    except ValueError as error:
+        return Finding(False, "tool call", f"{error}; clients that send tools will get a 400")
+    turn = Turn(
+        message_id=new_id("msg"),
+        model=engine.card.model,
+        prompt=prompt,
+        sampling=Sampling(max_tokens=CALL_TOKENS, temperature=0.0),
+        demands=Demands(callable_tools=(WEATHER,), tool_choice=forced),
+    )
+    answer = await fold(run_turn(turn, engine))
+    match answer.blocks:
+        case (ToolUseBlock() as call,) if answer.stop_reason is StopReason.TOOL_USE:
+            told = f"{call.name}({as_json(call.input)}) (dialect {dialect.name})"
+            return Finding(True, "tool call", told)
+        case blocks:
+            told = (
+                f"the model had to make one (dialect {dialect.name}), and its answer is {blocks!r}"
+            )
+            return Finding(False, "tool call", told)
 
 
 async def _ask(engine: Engine, prompt: Prompt) -> tuple[str, int]:

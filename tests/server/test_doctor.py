@@ -11,7 +11,11 @@ from senryu.server.conversation.messages import Sampling
 from senryu.server.doctor import Finding, examine_engine, main
 from senryu.server.engine.base import FinishReason, TokenEvent
 from senryu.server.engine.scripted import ByteTokenizer, ScriptedEngine
-from senryu.server.turn.prompt import ChatMessage, Prompt
+from senryu.server.turn.dialects.base import Chat
+from senryu.server.turn.dialects.plain import PlainDialect
+from senryu.server.turn.prompt import Prompt
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
 class Choosy(ByteTokenizer):
@@ -20,15 +24,15 @@ class Choosy(ByteTokenizer):
     def __init__(self, *refused: str) -> None:
         self._refused = refused
 
-    def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
-        for message in messages:
-            if message["role"] in self._refused:
-                raise ValueError(f"the model's chat template refuses this: no {message['role']}")
-        return super().render(messages, prefill)
+    def render(self, chat: Chat, prefill: str = "") -> str:
+        for role in [message["role"] for message in chat.messages] + ["tools"] * bool(chat.tools):
+            if role in self._refused:
+                raise ValueError(f"the model's chat template refuses this: no {role}")
+        return super().render(chat, prefill)
 
 
 class Remembering(ScriptedEngine):
-    """Finds this share of a prompt that it has read before."""
+    """Finds this share of a prompt that it has read before, and calls what it has to call."""
 
     def __init__(self, script: str | Sequence[str], share: float) -> None:
         super().__init__(script)
@@ -41,7 +45,8 @@ class Remembering(ScriptedEngine):
         known = prompt.token_ids in self._read
         self._read.append(prompt.token_ids)
         cached = int(len(prompt) * self._share) if known else 0
-        yield TokenEvent((1,), "Paris.", FinishReason.STOP, cached)
+        said = CALL if sampling.grammar else "Paris."
+        yield TokenEvent((1,), said, FinishReason.STOP, cached)
 
 
 def named(findings: list[Finding]) -> dict[str, Finding]:
@@ -68,6 +73,32 @@ async def test_what_the_chat_template_makes_of_a_question_is_one_line() -> None:
     assert "\n" not in template.text
 
 
+async def test_a_call_that_was_forced_is_shown_with_its_input() -> None:
+    call = named(await examine_engine(Remembering("", 0.9)))["tool call"]
+    assert call.text == 'get_weather({"city": "Paris"}) (dialect hermes)'
+
+
+async def test_a_call_that_does_not_come_is_a_finding() -> None:
+    call = named(await examine_engine(ScriptedEngine("No.")))["tool call"]
+    assert not call.ok
+    assert "the model had to make one (dialect hermes), and its answer is" in call.text
+
+
+async def test_a_template_that_refuses_tools_is_a_finding() -> None:
+    engine = Remembering("", 0.9)
+    engine.tokenizer = Choosy("tools")
+    call = named(await examine_engine(engine))["tool call"]
+    assert not call.ok
+    assert "no tools; clients that send tools will get a 400" in call.text
+
+
+async def test_it_is_said_whether_the_model_thinks() -> None:
+    thinks = named(await examine_engine(ScriptedEngine()))["thinking"]
+    assert thinks.text == "this model thinks when it is asked to, up to </think>"
+    plain = named(await examine_engine(ScriptedEngine(dialect=PlainDialect())))["thinking"]
+    assert plain.text == "this model does not think before it answers"
+
+
 async def test_a_cache_that_forgets_is_a_finding() -> None:
     cache = named(await examine_engine(Remembering("", 0.1)))["prefix cache"]
     assert not cache.ok
@@ -87,18 +118,19 @@ async def test_a_template_that_refuses_a_system_prompt_is_a_finding() -> None:
 async def test_a_template_that_refuses_a_question_is_a_finding() -> None:
     engine = ScriptedEngine()
     engine.tokenizer = Choosy("user")
-    (finding,) = await examine_engine(engine)
-    assert (finding.ok, finding.name) == (False, "chat template")
+    *_, last = await examine_engine(engine)
+    assert (last.ok, last.name) == (False, "chat template")
 
 
 async def test_an_answer_of_nothing_is_a_finding() -> None:
-    assert not named(await examine_engine(ScriptedEngine(" "), caches=False))["generation"].ok
+    assert not named(await examine_engine(ScriptedEngine(" "), recites=True))["generation"].ok
 
 
 def test_the_scripted_engine_is_well_and_has_no_cache(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--engine", "scripted", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "prefix cache   this engine has none" in said
+    assert "tool call      this engine recites and calls nothing" in said
     assert said.endswith("all is well\n")
 
 
