@@ -183,6 +183,9 @@ class CountTokensRequest(Prompted):
 
 Body = TypeVar("Body", bound=Prompted)
 
+# What is read is later written again and compared, by encoders that stop at some 250 levels.
+_MOST_LEVELS = 200
+
 
 def parse(shape: type[Body], body: bytes) -> Body:
     """The body as `shape`. Raises InvalidRequest with the contract's words.
@@ -196,12 +199,26 @@ def parse(shape: type[Body], body: bytes) -> Body:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from None
     if not isinstance(value, Mapping):
         raise InvalidRequest("The request body is not valid JSON: an object is required")
+    if _deeper(value, _MOST_LEVELS):
+        raise InvalidRequest(
+            f"The request body is nested too deeply; send at most {_MOST_LEVELS} levels"
+        )
     try:
         return shape.model_validate(value)
     except ValidationError as error:
         raise InvalidRequest(_first_failure(error)) from None
-    except RecursionError:
-        raise InvalidRequest("The request body is nested too deeply") from None
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether `value` is nested deeper than that; one level after the other, for no depth of
+    calls could follow a hostile one."""
+    nodes = [value]
+    for _ in range(levels):
+        inner = (node.values() if isinstance(node, dict) else node for node in nodes)
+        nodes = [child for held in inner for child in held if isinstance(child, dict | list)]
+        if not nodes:
+            return False
+    return True
 
 
 def _first_failure(error: ValidationError) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fuzzing import SCRIPTS, Judge, runs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,11 @@ SCHEMA = {
     "additionalProperties": False,
 }
 LOOK = {"name": "look", "description": "Looks.", "input_schema": SCHEMA, "strict": True}
+MEMORY = {
+    "type": "memory_20250818",
+    "name": "memory",
+    "input_examples": [{"command": "view", "path": "/memories"}],
+}
 PIXEL = {
     "type": "base64",
     "media_type": "image/png",
@@ -52,7 +58,7 @@ def good(*messages: Any, **more: Any) -> dict[str, Any]:
 
 GOOD = (
     good(("user", "hi")),
-    good(("user", "hi"), ("assistant", "I say"), stop_sequences=["a", "\n\n"], temperature=0.5),
+    good(("user", "hi"), ("assistant", "I say"), stop_sequences=["a", "x\n"], temperature=0.5),
     good(("user", "hi"), stream=True, system="Be brief.", metadata={"user_id": "me"}, top_k=3),
     good(("user", "hi"), tools=[LOOK], tool_choice={"type": "any"}, stream=True),
     good(
@@ -79,7 +85,7 @@ GOOD = (
         tools=[
             {"name": "old", "input_schema": {"type": "object"}, "defer_loading": True},
             {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
-            {"type": "memory_20250818", "name": "memory", "input_examples": [{"command": "view"}]},
+            MEMORY,
         ],
     ),
     CLAUDE_CODE,
@@ -117,7 +123,7 @@ ODD = (
     *(None, True, False, 0, 1, -1, 1.5, 1023, 2**31, 2**63, 10**30, 1e308, float("nan")),
     *("", " ", "\n", "\0", "\x02\x03\x10", "\ud800", "\U0001f600", "e\u0301", "\u202e", "x" * 5000),
     *("<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>", "{"),
-    *([], {}, [[]], [{}], {"": ""}, nested(50), nested(1500), {"type": "text", "text": "hi"}),
+    *([], {}, [[]], [{}], {"": ""}, nested(10), nested(100), {"type": "text", "text": "hi"}),
     {"type": "object", "properties": {"a": {"$ref": "#"}}},
     {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}},
     {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}},
@@ -128,7 +134,7 @@ ODD = (
 )
 
 anything = st.one_of(
-    st.sampled_from(ODD),
+    st.integers(0, len(ODD) - 1).map(lambda number: copy.deepcopy(ODD[number])),
     st.sampled_from(WORDS),
     st.text(max_size=30),
     st.integers(),
@@ -151,33 +157,34 @@ def places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 SPARE = [holder[key] for body in GOOD for holder, key in places(body)]
+# By its number, and copied: what is put into a body may be changed there.
+spare = st.integers(0, len(SPARE) - 1).map(lambda number: copy.deepcopy(SPARE[number]))
 
 
 @st.composite
 def changed(draw: st.DrawFn) -> dict[str, Any]:
     """A good body, in which one to four things are not as they were."""
-    body = copy.deepcopy(draw(st.sampled_from(GOOD)))
+    body = copy.deepcopy(GOOD[draw(st.integers(0, len(GOOD) - 1))])
     for _ in range(draw(st.integers(0, 4))):
         found = list(places(body))
         if not found:
             break
-        holder, key = draw(st.sampled_from(found))
+        holder, key = found[draw(st.integers(0, len(found) - 1))]
         match draw(st.sampled_from(("drop", "replace", "transplant", "wrap", "double", "add"))):
             case "drop":
                 del holder[key]
             case "replace":
                 holder[key] = draw(anything)
             case "transplant":
-                holder[key] = copy.deepcopy(draw(st.sampled_from(SPARE)))
+                holder[key] = draw(spare)
             case "wrap":
                 holder[key] = [holder[key]]
             case "double" if isinstance(holder, list):
                 holder.insert(key, copy.deepcopy(holder[key]))
             case _ if isinstance(holder, dict):
-                spare = copy.deepcopy(draw(st.sampled_from(SPARE)))
-                holder[draw(st.sampled_from(WORDS))] = spare
+                holder[draw(st.sampled_from(WORDS))] = draw(spare)
             case _:
-                holder.append(copy.deepcopy(draw(st.sampled_from(SPARE))))
+                holder.append(draw(spare))
     return body
 
 
@@ -207,6 +214,22 @@ def test_a_changed_body_is_answered_well_or_refused_well(
         other = judge.answered(body | {"stream": not body.get("stream")}, headers, **of)
         assert other is not None
         assert without_ids(other) == without_ids(message)
+
+
+@pytest.mark.parametrize("levels", [100, 500, 2_000, 100_000])
+@pytest.mark.parametrize("inside", ['["x"]', '{"a": "x"}', '{"type": "object", "properties": {}}'])
+def test_no_depth_is_too_deep(judge: Judge, levels: int, inside: str) -> None:
+    """In every place of every body, as a text: a deep value cannot even be copied."""
+    first, last = inside.replace("{}", '{"a": X}').replace('"x"', "X").split("X")
+    deep = first * levels + "1" + last * levels
+    for body in GOOD:
+        for number in range(len(list(places(body)))):
+            changed = copy.deepcopy(body)
+            holder, key = list(places(changed))[number]
+            holder[key] = "DEEP"
+            content = json.dumps(changed).replace('"DEEP"', deep, 1)
+            request = judge.client().build_request("POST", "/v1/messages", content=content)
+            judge.send(request)
 
 
 @runs(50)

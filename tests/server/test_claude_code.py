@@ -63,7 +63,7 @@ def request(name: str, **body: Any) -> httpx.Request:
     if sent is not None:
         sent |= body
         for tool in sent.get("tools", []):
-            tool["description"] = " ".join([tool["description"]] * 30)
+            tool["description"] = " ".join([tool.get("description", "")] * 30)
     return httpx.Request(
         whole["method"],
         f"http://senryu.test{whole['path']}",
