@@ -88,6 +88,10 @@ class ServerSettings:
     max_streams: int | None = None
     """Requests that are worked on at one time; more wait. Left out: vLLM's default."""
 
+    scripted_text: str = ""
+    """What the scripted engine says; it may think and call tools as a Hermes model writes it. Left
+    out: a poem."""
+
     scripted_tokens: int = 0
     """How many tokens the scripted engine says; 0 recites its text once."""
 

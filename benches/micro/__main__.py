@@ -29,12 +29,14 @@ def main() -> None:
 
 
 def table(cost: FrontEndCost, machine: str) -> str:
-    low, high = min(cost.us_per_token_repeats), max(cost.us_per_token_repeats)
+    repeats, richer = cost.us_per_token_repeats, cost.us_per_token_thinking_and_calling_repeats
     return "\n".join(
         [
             f"front end, scripted engine, server on one core of: {machine}",
             f"  CPU a streamed token, 64 streams  {cost.us_per_token:8.1f} us"
-            f"   ({low:.1f} to {high:.1f} over {len(cost.us_per_token_repeats)} rounds)",
+            f"   ({min(repeats):.1f} to {max(repeats):.1f} over {len(repeats)} rounds)",
+            f"  the same, with tools and thinking {cost.us_per_token_thinking_and_calling:8.1f} us"
+            f"   ({min(richer):.1f} to {max(richer):.1f})",
             f"  tokens a second                   {cost.tokens_per_second:8.0f}",
             f"  requests a second, 1-token answer {cost.requests_per_second:8.0f}"
             f"   ({cost.us_per_request:.0f} us of CPU each)",

@@ -3,7 +3,8 @@
 `python -m senryu.benches.micro` starts `senryu serve --engine scripted` pinned to one core and
 drives it from this process on another. The scripted engine speaks as fast as it is asked, one
 token a frame, so the CPU time of the server process, divided by the tokens, is the price of all
-that lies between TokenEvent and socket (the scripted engine's own step included).
+that lies between TokenEvent and socket (the scripted engine's own step included). It is taken of
+two answers: plain text, and one that thinks, speaks and calls a tool with a long input.
 
 CPU time is taken from /proc (user and system), so other work on the machine does not count; what
 it does change is the speed of a cycle: compare figures of one run only.
@@ -22,7 +23,34 @@ from dataclasses import dataclass
 
 TICK = os.sysconf("SC_CLK_TCK")
 STOP = b"event: message_stop"
-DELTA = b"event: content_block_delta"
+OUTPUT_TOKENS = re.compile(rb'"output_tokens":(\d+)')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the engine says, and how it is asked for."""
+
+    text: str
+    tokens: int
+    wants: bytes = b""
+    """More members of the request's JSON."""
+
+
+def plain(tokens: int) -> Answer:
+    """The engine's own poem, again and again."""
+    return Answer(text="", tokens=tokens)
+
+
+def thinking_and_calling(tokens: int) -> Answer:
+    """A quarter of it thought, a quarter text, half the input of a call."""
+    quarter = "word " * (tokens // 4)
+    opening = '<tool_call>\n{"name": "write", "arguments": {"text": "'
+    text = f'{quarter}\n</think>\n\n{quarter}\n{opening}{quarter}{quarter}"}}}}\n</tool_call>'
+    tools = ", ".join(
+        f'{{"name": "{name}", "input_schema": {{"type": "object"}}}}' for name in ("read", "write")
+    )
+    wants = f'"tools": [{tools}], "thinking": {{"type": "adaptive"}},'
+    return Answer(text=text, tokens=len(text.split()), wants=wants.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +74,8 @@ class Server:
 
 
 @asynccontextmanager
-async def scripted_server(tokens: int) -> AsyncIterator[Server]:
-    """Our server with the scripted engine saying `tokens` tokens, on the first of our cores."""
+async def scripted_server(answer: Answer) -> AsyncIterator[Server]:
+    """Our server with the scripted engine saying `answer`, on the first of our cores."""
     core = min(os.sched_getaffinity(0))
     command = [
         sys.executable,
@@ -62,7 +90,8 @@ async def scripted_server(tokens: int) -> AsyncIterator[Server]:
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=subprocess.PIPE,
-        env=os.environ | {"SENRYU_SCRIPTED_TOKENS": str(tokens)},
+        env=os.environ
+        | {"SENRYU_SCRIPTED_TOKENS": str(answer.tokens), "SENRYU_SCRIPTED_TEXT": answer.text},
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     assert process.stdout
@@ -80,42 +109,39 @@ async def scripted_server(tokens: int) -> AsyncIterator[Server]:
         await process.wait()
 
 
-def request(*, max_tokens: int, stream: bool) -> bytes:
+def request(*, max_tokens: int, stream: bool, wants: bytes = b"") -> bytes:
     """The bytes of one HTTP request; raw, so that the client costs next to nothing."""
     body = (
-        b'{"model":"claude-haiku","max_tokens":%d,"stream":%b,'
+        b'{"model":"claude-haiku","max_tokens":%d,"stream":%b,%b'
         b'"messages":[{"role":"user","content":"Count."}]}'
-        % (max_tokens, b"true" if stream else b"false")
+        % (max_tokens, b"true" if stream else b"false", wants)
     )
     head = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     return head % len(body) + body
 
 
-async def stream(port: int, tokens: int) -> int:
-    """Reads one stream to its end; how many token frames came."""
+async def stream(port: int, answer: Answer) -> int:
+    """Reads one stream to its end; how many tokens it says that it was."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
-    writer.write(request(max_tokens=tokens, stream=True))
-    frames, tail = 0, b""
+    writer.write(request(max_tokens=2 * answer.tokens, stream=True, wants=answer.wants))
+    tail = b""
     while STOP not in tail:
         piece = await reader.read(2**18)
         if not piece:
             raise SystemExit("bench: a stream broke off")
-        text = tail + piece
-        # A frame's first line may be cut by the read: the tail keeps what is not yet whole.
-        frames += text.count(DELTA) - tail.count(DELTA)
-        tail = text[-256:]
+        tail = (tail + piece)[-2048:]  # enough for the last two events
     writer.close()
-    return frames
+    return int(OUTPUT_TOKENS.findall(tail)[-1])
 
 
-async def token_cost(server: Server, *, streams: int, tokens: int) -> tuple[float, float]:
+async def token_cost(server: Server, answer: Answer, *, streams: int) -> tuple[float, float]:
     """CPU microseconds a token with `streams` open at once, and tokens a second."""
     cpu, clock = server.cpu_seconds(), time.monotonic()
-    frames = sum(await asyncio.gather(*(stream(server.port, tokens) for _ in range(streams))))
+    tokens = sum(await asyncio.gather(*(stream(server.port, answer) for _ in range(streams))))
     spent, took = server.cpu_seconds() - cpu, time.monotonic() - clock
-    if frames != streams * tokens:
-        raise SystemExit(f"bench: {frames} token frames came of {streams * tokens}")
-    return spent / frames * 1e6, frames / took
+    if tokens != streams * answer.tokens:
+        raise SystemExit(f"bench: {tokens} tokens came of {streams * answer.tokens}")
+    return spent / tokens * 1e6, tokens / took
 
 
 async def request_rate(server: Server, *, clients: int, each: int) -> tuple[float, float]:
@@ -144,6 +170,8 @@ class FrontEndCost:
 
     us_per_token: float
     us_per_token_repeats: list[float]
+    us_per_token_thinking_and_calling: float
+    us_per_token_thinking_and_calling_repeats: list[float]
     tokens_per_second: float
     requests_per_second: float
     us_per_request: float
@@ -153,17 +181,24 @@ class FrontEndCost:
 
 
 async def measure(*, streams: int = 64, tokens: int = 1600, repeats: int = 5) -> FrontEndCost:
-    """Warm up, then `repeats` rounds of `streams` streams of `tokens` tokens."""
-    async with scripted_server(tokens) as server:
-        await token_cost(server, streams=8, tokens=tokens)
+    """Warm up, then `repeats` rounds of `streams` streams of `tokens` tokens, of either answer."""
+    answer = plain(tokens)
+    async with scripted_server(answer) as server:
+        await token_cost(server, answer, streams=8)
         before = server.memory_mib()
-        rounds = [await token_cost(server, streams=streams, tokens=tokens) for _ in range(repeats)]
+        rounds = [await token_cost(server, answer, streams=streams) for _ in range(repeats)]
         after = server.memory_mib()
         rate, per_request = await request_rate(server, clients=16, each=200)
-    costs = [cost for cost, _ in rounds]
+    answer = thinking_and_calling(tokens)
+    async with scripted_server(answer) as server:
+        await token_cost(server, answer, streams=8)
+        richer = [await token_cost(server, answer, streams=streams) for _ in range(repeats)]
+    costs, richer_costs = [cost for cost, _ in rounds], [cost for cost, _ in richer]
     return FrontEndCost(
         us_per_token=statistics.median(costs),
         us_per_token_repeats=costs,
+        us_per_token_thinking_and_calling=statistics.median(richer_costs),
+        us_per_token_thinking_and_calling_repeats=richer_costs,
         tokens_per_second=statistics.median(speed for _, speed in rounds),
         requests_per_second=rate,
         us_per_request=per_request,

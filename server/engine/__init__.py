@@ -18,9 +18,10 @@ from .base import Choice, Engine, EngineError
 async def open_engine(settings: ServerSettings) -> Engine:
     """An engine that can answer. Raises EngineError with one sentence for the user."""
     if settings.engine == "scripted":
-        from .scripted import ScriptedEngine
+        from .scripted import POEM, ScriptedEngine
 
         return ScriptedEngine(
+            settings.scripted_text or POEM,
             tokens=settings.scripted_tokens,
             window=settings.window or 200_000,
             model=settings.served_name or "scripted",

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from senryu.server.conversation.messages import Sampling
 from senryu.server.engine import open_engine
 from senryu.server.engine.base import EngineError
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.settings import ServerSettings
+from senryu.server.turn.prompt import Prompt
 
 
 async def test_the_scripted_engine_is_opened_when_it_is_named() -> None:
@@ -16,6 +18,12 @@ async def test_the_scripted_engine_is_opened_when_it_is_named() -> None:
     )
     assert isinstance(engine, ScriptedEngine)
     assert (engine.card.model, engine.card.window) == ("me", 123)
+
+
+async def test_the_scripted_engine_says_what_the_settings_say() -> None:
+    engine = await open_engine(ServerSettings(engine="scripted", scripted_text="Hello you"))
+    said = engine.generate(Prompt(token_ids=[1]), Sampling(max_tokens=9), "msg_1")
+    assert [event.text async for event in said] == ["Hello ", "you"]
 
 
 async def test_the_scripted_engine_needs_no_settings() -> None:
