@@ -51,9 +51,11 @@ def _messages(
             continue
         section.read(index, param)
         following = params[index + 1].role if index + 1 < len(params) else None
-        if following != "system":  # several in a row are one
-            yield Message(role="user", content=section.blocks())
-            section = Section(toolbox, terms)
+        if following == "system":  # several in a row are one
+            continue
+        if blocks := section.blocks():
+            yield Message(role="user", content=blocks)
+        section = Section(toolbox, terms)
 
 
 class Section:

@@ -132,7 +132,75 @@ def test_a_missing_field_is_named(field: str) -> None:
         ),
         (
             {"cache_control": {"type": "ephemeral", "ttl": "2h"}},
-            "cache_control.ttl: Input should be '5m' or '1h'",
+            "cache_control.ephemeral.ttl: Input should be '5m' or '1h'",
+        ),
+        (
+            {"cache_control": {"type": "forever"}},
+            "cache_control: Input tag 'forever' found using 'type' does not match any of the "
+            "expected tags: 'ephemeral'",
+        ),
+        (
+            {"context_management": {"edits": [{"type": "clear_all"}]}},
+            "context_management.edits.0: Input tag 'clear_all' found using 'type' does not match "
+            "any of the expected tags: 'clear_thinking_20251015', 'clear_tool_uses_20250919', ",
+        ),
+        (
+            {
+                "context_management": {
+                    "edits": [{"type": "clear_tool_uses_20250919", "clear_tool_inputs": "all"}]
+                }
+            },
+            "context_management.edits.0.clear_tool_uses_20250919.clear_tool_inputs.bool: Input "
+            "should be a valid boolean",
+        ),
+        (
+            {
+                "context_management": {
+                    "edits": [
+                        {
+                            "type": "clear_thinking_20251015",
+                            "keep": {"type": "thinking_turns", "value": 0},
+                        }
+                    ]
+                }
+            },
+            "context_management.edits.0.clear_thinking_20251015.keep.thinking_turns.value: Input "
+            "should be greater than or equal to 1",
+        ),
+        (
+            {"tools": [{"type": "text_editor_20250429", "name": "str_replace_editor"}]},
+            "tools.0.text_editor_20250429.name: Input should be 'str_replace_based_edit_tool'",
+        ),
+        (
+            {"tools": [{"type": "memory_20250818", "name": "memory", "max_characters": 5}]},
+            "tools.0.memory_20250818.max_characters: Extra inputs are not permitted",
+        ),
+        (
+            {"tools": [{"type": "computer_20250124", "name": "computer"}]},
+            "tools.0.computer_20250124.display_width_px: Field required",
+        ),
+        (
+            {
+                "tools": [
+                    {
+                        "type": "computer_20250124",
+                        "name": "computer",
+                        "display_width_px": 1,
+                        "display_height_px": 1,
+                        "enable_zoom": True,
+                    }
+                ]
+            },
+            "tools.0.computer_20250124.enable_zoom: Extra inputs are not permitted",
+        ),
+        (
+            {"tools": [{"type": "bash_20250124", "name": "bash", "eager_input_streaming": True}]},
+            "tools.0.bash_20250124.eager_input_streaming: Extra inputs are not permitted",
+        ),
+        (
+            {"tool_choice": {"type": "some"}},
+            "tool_choice: Input tag 'some' found using 'type' does not match any of the expected "
+            "tags: 'auto', 'any', 'tool', 'none'",
         ),
         ({"output_config": {"effort": "huge"}}, "output_config.effort: Input should be 'low', "),
         (
@@ -198,6 +266,19 @@ def test_what_is_wrong_is_said_with_its_place(changed: dict[str, Any], text: str
             "does not match any of the expected tags: 'text', 'image', 'document'",
         ),
         (
+            {"type": "tool_reference", "tool_name": "x"},
+            "messages.0.content.0: Input tag 'tool_reference' found using 'type' does not match",
+        ),
+        (
+            {"type": "tool_addition", "tool": {"type": "tool", "name": "x"}},
+            "messages.0.content.0.tool_addition.tool: Input tag 'tool' found using 'type' does not "
+            "match any of the expected tags: 'tool_reference'",
+        ),
+        (
+            {"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1d"}},
+            "messages.0.content.0.text.cache_control.ephemeral.ttl: Input should be '5m' or '1h'",
+        ),
+        (
             {"type": "thinking", "thinking": "", "signature": "", "cache_control": None},
             "messages.0.content.0.thinking.cache_control: Extra inputs are not permitted",
         ),
@@ -238,6 +319,19 @@ def test_claude_codes_ordinary_fields_are_read() -> None:
     )
     assert request.tools
     assert [entry.type for entry in request.tools] == ["custom", "custom"]
+
+
+def test_a_schema_keeps_the_order_of_its_keys() -> None:
+    """What the model reads begins with the same bytes as long as the client sends the same."""
+    schema = {"properties": {"b": {}, "a": {}}, "$schema": "x", "type": "object", "required": []}
+    (tool,) = read(with_(tools=[{"name": "a", "input_schema": schema}])).tools or ()
+    assert json.dumps(tool.input_schema) == json.dumps(schema)
+
+
+def test_what_to_keep_of_thinking_may_be_said_in_a_word() -> None:
+    for keep in ("all", {"type": "all"}):
+        edit = {"type": "clear_thinking_20251015", "keep": keep}
+        assert read(with_(context_management={"edits": [edit]})).context_management
 
 
 def test_a_hundred_thousand_messages_are_the_most() -> None:
@@ -284,10 +378,11 @@ def test_numbers_beyond_any_machine_word_are_refused_and_do_no_harm() -> None:
             parse(MessagesRequest, text)
 
 
-def test_a_value_nested_as_deep_as_json_may_be_is_read_or_refused() -> None:
-    deep = b"[" * 1000 + b"]" * 1000
-    body = b'{"model":"m","max_tokens":1,"messages":[],"tags":%b}' % deep
-    assert parse(MessagesRequest, body).tags
+def test_a_value_nested_deeper_than_it_could_be_written_again_is_refused() -> None:
+    deep = b'{"model":"m","max_tokens":1,"messages":[],"tags":%b}'
+    assert parse(MessagesRequest, deep % (b"[" * 150 + b"]" * 150)).tags
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        parse(MessagesRequest, deep % (b"[" * 1000 + b"]" * 1000))
 
 
 def test_of_a_key_given_twice_the_last_counts() -> None:
