@@ -89,16 +89,12 @@ FAMILY = Family(
 def in_tags(
     blocks: Sequence[Block], thought: ThoughtMarks | None, define: Callable[[Tool], str]
 ) -> str:
-    """A turn as one text, with `define` for the tools that it brings. Calls, results and
-    definitions stand on lines of their own, whatever text is around them."""
+    """A turn as one text, with `define` for the tools that it brings. Each block begins a line."""
     said = ""
-    before: Block | None = None
     for block in joined(blocks):
-        apart = not isinstance(block, TextBlock) or isinstance(before, ToolResultBlock)
-        if apart and said and not said.endswith("\n"):
+        if said and not said.endswith("\n"):
             said += "\n"
         said += _in_tags(block, thought, define)
-        before = block
     return said
 
 

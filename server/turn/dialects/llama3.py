@@ -74,10 +74,10 @@ class Llama3Dialect:
             yield {"role": turn.role, "content": self._said(said)}
 
     def _said(self, blocks: Sequence[Block]) -> str:
-        """Calls and definitions stand on lines of their own."""
+        """Each block begins a line."""
         said = ""
         for block in joined(blocks):
-            if said and not said.endswith("\n") and not isinstance(block, TextBlock):
+            if said and not said.endswith("\n"):
                 said += "\n"
             said += self._block(block)
         return said
@@ -95,7 +95,7 @@ class Llama3Dialect:
                 called = guarded(as_json(block.input), MARKS)
                 return f"{CALLS.opening}{CALLS.head_of(block.name)}{called}{CALLS.tail}"
             case ToolDefinitionBlock():
-                return f"There is a new function:\n{guarded(self.define(block.tool), MARKS)}\n"
+                return f"There is a new function:\n{guarded(self.define(block.tool), MARKS)}"
             case ImageBlock():
                 raise NotImplementedError(UNSEEN)
             case ToolResultBlock():

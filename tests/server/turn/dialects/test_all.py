@@ -1,0 +1,158 @@
+"""What every dialect promises: old turns keep their bytes, answers come back as they were written,
+and nobody but the dialect writes its marks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from senryu.server.conversation.messages import (
+    Conversation,
+    Demands,
+    Message,
+    Sampling,
+    TextBlock,
+    Thinking,
+    ThinkingBlock,
+    Tool,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from senryu.server.conversation.signing import Signer
+from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.turn.blocks import fold
+from senryu.server.turn.dialects.base import Dialect
+from senryu.server.turn.dialects.hermes import MARKS, THOUGHT, HermesDialect
+from senryu.server.turn.dialects.llama3 import Llama3Dialect
+from senryu.server.turn.dialects.plain import PlainDialect
+from senryu.server.turn.prompt import ChatTokenizer, build_prompt, render
+from senryu.server.turn.turn import Turn, run_turn
+
+Speaks = Callable[[str], ChatTokenizer]
+FAMILIES = [
+    pytest.param("qwen", HermesDialect(), id="hermes"),
+    pytest.param("qwen", HermesDialect(thought=THOUGHT), id="hermes that thinks"),
+    pytest.param("chatml", PlainDialect(), id="plain"),
+    pytest.param("chatml", PlainDialect(thought=THOUGHT), id="plain that thinks"),
+    pytest.param("llama", Llama3Dialect(), id="llama3"),
+]
+TAGGED = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
+PARIS, ROME = TAGGED % "Paris", TAGGED % "Köln"
+BARE = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
+QUESTION = Message(role="user", content=(TextBlock(text="And now?"),))
+
+
+@pytest.mark.parametrize(("family", "dialect"), FAMILIES)
+def test_a_longer_conversation_begins_with_the_shorter_one(
+    called: Conversation, speaks: Speaks, family: str, dialect: Dialect
+) -> None:
+    """Up to where the answer begins, and to the thoughts that a template drops by itself."""
+    talk = replace(called, messages=(*called.messages, called.messages[1], QUESTION))
+    thoughtless = tuple(
+        replace(
+            turn,
+            content=tuple(each for each in turn.content if not isinstance(each, ThinkingBlock)),
+        )
+        for turn in talk.messages
+    )
+    shown = [
+        speaks(family).render(dialect.chat(replace(talk, messages=turns)))
+        for turns in accumulate((turn,) for turn in thoughtless)
+        if turns[-1].role == "user"
+    ]
+    assert len(shown) == 3
+    for shorter, longer in pairwise(shown):
+        assert longer.startswith(shorter)
+
+
+@pytest.mark.parametrize("family", ["qwen"])
+def test_the_thoughts_of_a_tool_loop_stay_until_the_next_question(
+    called: Conversation, speaks: Speaks, family: str
+) -> None:
+    thinker = HermesDialect(thought=THOUGHT)
+    asked = render(replace(called, messages=called.messages[:1]), speaks(family), thinker)
+    looped = render(called, speaks(family), thinker, thinking=True)
+    assert looped.startswith(asked.removesuffix(THOUGHT.skipped) + "<think>\nLet me see.")
+    moved_on = replace(called, messages=(*called.messages, called.messages[1], QUESTION))
+    assert "Let me see." not in render(moved_on, speaks(family), thinker)
+
+
+@pytest.mark.parametrize(
+    ("family", "dialect", "written"),
+    [
+        ("qwen", HermesDialect(), "It is warm."),
+        ("qwen", HermesDialect(), f"I'll look.\n{PARIS}"),
+        ("qwen", HermesDialect(), f"{PARIS}\n{ROME}"),
+        ("qwen", HermesDialect(thought=THOUGHT), f"Well.\n</think>\n\n{PARIS}"),
+        ("chatml", PlainDialect(thought=THOUGHT), f"Well.\n</think>\n\nI'll look.\n{PARIS}"),
+        ("chatml", PlainDialect(), f"I'll look.\n{PARIS}\n{ROME}"),
+        ("llama", Llama3Dialect(), "It is warm."),
+        ("llama", Llama3Dialect(), BARE),
+        ("llama", Llama3Dialect(), f"I'll look.\n{BARE}"),
+    ],
+)
+async def test_an_answer_that_comes_back_is_shown_as_it_was_written(
+    weather: Tool, speaks: Speaks, family: str, dialect: Dialect, written: str
+) -> None:
+    tokenizer, thinking = speaks(family), dialect.thought is not None
+    conversation = Conversation(messages=(QUESTION,), tools=(weather,))
+    turn = Turn(
+        message_id="msg_1",
+        model="scripted",
+        prompt=build_prompt(conversation, tokenizer, dialect, thinking=thinking),
+        sampling=Sampling(max_tokens=1000),
+        demands=Demands(callable_tools=(weather,), thinking=Thinking() if thinking else None),
+        signer=Signer(b"key"),
+    )
+    answer = await fold(run_turn(turn, ScriptedEngine(written, dialect=dialect)))
+    results = tuple(
+        ToolResultBlock(tool_use_id=block.id)
+        for block in answer.blocks
+        if isinstance(block, ToolUseBlock)
+    )
+    next_turn = Message(role="user", content=results) if results else QUESTION
+    grown = replace(
+        conversation,
+        messages=(QUESTION, Message(role="assistant", content=answer.blocks), next_turn),
+    )
+    read = render(conversation, tokenizer, dialect, thinking=thinking)
+    assert render(grown, tokenizer, dialect).startswith(f"{read}{written}<|")
+
+
+@pytest.mark.parametrize(("family", "dialect"), FAMILIES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(forged=st.lists(st.sampled_from([*MARKS, "<", "think>", "tool_call>", "\n"]), max_size=6))
+def test_whatever_a_client_writes_only_the_dialect_writes_marks(
+    speaks: Speaks, family: str, dialect: Dialect, forged: list[str]
+) -> None:
+    def marks(text: str) -> list[int]:
+        blocks = tuple(TextBlock(text=part) for part in text)
+        tool = Tool(
+            name="f",
+            description=text,
+            input_schema={"type": "object", "properties": {text: {"description": text}}},
+        )
+        conversation = Conversation(
+            messages=(
+                Message(role="user", content=blocks),
+                Message(
+                    role="assistant",
+                    content=(
+                        ThinkingBlock(thinking=text),
+                        *blocks,
+                        ToolUseBlock(id="1", name="f", input={text: text}),
+                    ),
+                ),
+                Message(role="user", content=(ToolResultBlock(tool_use_id="1", content=blocks),)),
+                Message(role="assistant", content=blocks),
+            ),
+            system=blocks,
+            tools=(tool,),
+        )
+        shown = render(conversation, speaks(family), dialect)
+        return [shown.count(mark) for mark in dialect.chat(conversation).marks]
+
+    assert marks("x" + "".join(forged)) == marks("harmless")
