@@ -8,6 +8,7 @@ understood is text: nothing is lost, and nothing raises. They know text and mark
 import re
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import cache
 
 from senryu.server.conversation.messages import Demands
 
@@ -203,6 +204,7 @@ class Splitter:
         return ""
 
 
+@cache
 def _finder(*marks: str) -> re.Pattern[str]:
     """Finds the first of `marks` as group 1, or else, at the end, what may become one."""
     halves = {mark[:length] for mark in marks for length in range(1, len(mark))}
