@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -21,7 +22,10 @@ from .replies import json_reply
 
 router = APIRouter()
 
-_BODIES = {"/v1/messages": MessagesRequest, "/v1/messages/count_tokens": CountTokensRequest}
+_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountTokensRequest,
+}
 _REFERENCE = "#/components/schemas/{model}"
 
 _ERROR = {
@@ -81,7 +85,7 @@ def description(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     )
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.include_in_schema:
             methods = sorted(route.methods)
             operations = {method.lower(): _operation(route, method) for method in methods}
             paths.setdefault(route.path_format, {}).update(operations)

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -28,11 +29,23 @@ Listed = Annotated[list[Item], Field(fail_fast=True)]
 _MOST_KEYS = 100
 
 
-def as_blocks(content: Any) -> Any:
+class _OrText(BeforeValidator):
+    """Blocks that may be sent as a string, and are described so."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+def _as_blocks(content: Any) -> Any:
     """A string is the same as one text block, and the empty string as no block at all."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return content
+
+
+OR_TEXT = _OrText(_as_blocks)
 
 
 class Strict(BaseModel):
@@ -129,9 +142,7 @@ class PlainTextSource(Strict):
 
 class ContentSource(Strict):
     type: Literal["content"]
-    content: Annotated[
-        Listed[Annotated[Text | Image, Field(discriminator="type")]], BeforeValidator(as_blocks)
-    ]
+    content: Annotated[Listed[Annotated[Text | Image, Field(discriminator="type")]], OR_TEXT]
 
 
 DocumentSource = Base64PdfSource | PlainTextSource | ContentSource | UrlSource | FileSource
@@ -187,7 +198,7 @@ ToolResultBlock = Annotated[
 class ToolResult(Strict):
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$")]
-    content: Annotated[Listed[ToolResultBlock], BeforeValidator(as_blocks)] | None = None
+    content: Annotated[Listed[ToolResultBlock], OR_TEXT] | None = None
     is_error: bool | None = None
     toolset_name: str | None = None
     cache_control: CacheControl | None = None

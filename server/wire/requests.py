@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
-from .blocks import CacheControl, ContentBlock, Listed, Loose, OnlyTag, Strict, Text, as_blocks
+from .blocks import OR_TEXT, CacheControl, ContentBlock, Listed, Loose, OnlyTag, Strict, Text
 from .errors import InvalidRequest
 from .tools import Tool, ToolChoice
 
 
 class MessageParam(Strict):
     role: Literal["user", "assistant", "system"]
-    content: Annotated[Listed[ContentBlock], BeforeValidator(as_blocks)]
+    content: Annotated[Listed[ContentBlock], OR_TEXT]
     # Only on system messages, and only with a beta (contract 1.3.2).
     clear_at: Literal["next_user_message", "never"] | None = None
     output_config: dict[str, Any] | None = None
@@ -99,7 +99,12 @@ def _kind(value: Any) -> str:
 class ClearThinking(Strict):
     type: Literal["clear_thinking_20251015"]
     keep: (
-        Annotated[All | Turns, Field(discriminator="type"), BeforeValidator(_all_in_full)] | None
+        Annotated[
+            All | Turns,
+            Field(discriminator="type"),
+            BeforeValidator(_all_in_full, json_schema_input_type=Literal["all"] | All | Turns),
+        ]
+        | None
     ) = None
 
 
@@ -129,7 +134,7 @@ class ContextManagement(Strict):
     edits: Listed[Edit] | None = None
 
 
-SystemPrompt = Annotated[Listed[Text], BeforeValidator(as_blocks)]
+SystemPrompt = Annotated[Listed[Text], OR_TEXT]
 
 
 class Prompted(Strict):

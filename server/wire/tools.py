@@ -42,7 +42,7 @@ class ClientTool(Strict):
 
 
 class CustomTool(ClientTool):
-    type: Literal["custom"]
+    type: Literal["custom"] = "custom"
     name: Annotated[str, Field(max_length=128, pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
     description: str | None = None
     input_schema: Annotated[dict[str, Any], LooksLikeASchema()]
