@@ -1,4 +1,4 @@
-"""Puts the server together: routes, the error handlers, and an id on every response.
+"""Puts the server together: routes, the error handlers, who may ask, an id on every response.
 
 `build_app` takes an open engine and owns nothing: whoever opened the engine closes it.
 """
@@ -14,10 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
-from senryu.server.routes import health, messages, models
+from senryu.server.media.local import open_media
+from senryu.server.routes import health, messages, models, openapi, vertex
+from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
+from senryu.server.signing_key import read_signer
 from senryu.server.wire.errors import (
     ApiError,
     EngineFailed,
@@ -36,12 +39,19 @@ def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     )
     app.state.settings = settings
     app.state.engine = engine
-    for room in (messages, models, health):
+    app.state.signer = read_signer(settings)
+    app.state.media = open_media(settings, window=engine.card.window)
+    for room in (messages, models, vertex, openapi, health):
         app.include_router(room.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
+    # The last one added is the first to hear of a request.
+    allowed = settings.cors_origins
+    app.add_middleware(Origins, allowed=allowed, keyless=settings.api_key is None)
     app.add_middleware(Envelope)
+    if allowed:
+        app.add_middleware(Cors, allowed=allowed)
     return app
 
 

@@ -33,6 +33,9 @@ from senryu.server.turn.prompt import Prompt
 
 ClientFor = Callable[..., httpx.AsyncClient]
 
+# A key of our own: none is made in the cache folder of the person who runs the tests.
+FIXED: dict[str, Any] = {"engine": "scripted", "signing_key": "the tests' own"}
+
 
 class StallingEngine(ScriptedEngine):
     """Says its first `before` tokens and then nothing, until it is released."""
@@ -89,7 +92,7 @@ def breaking_engine() -> type[BreakingEngine]:
 
 @pytest.fixture
 def settings() -> ServerSettings:
-    return ServerSettings(engine="scripted")
+    return ServerSettings(**FIXED)
 
 
 @pytest.fixture
@@ -113,7 +116,7 @@ async def client_for() -> AsyncIterator[ClientFor]:
     async with AsyncExitStack() as stack:
 
         def client_for(engine: ScriptedEngine | None = None, **changed: Any) -> httpx.AsyncClient:
-            settings = ServerSettings(**{"engine": "scripted", **changed})
+            settings = ServerSettings(**FIXED | changed)
             app = build_app(settings, engine or ScriptedEngine())
             client = httpx.AsyncClient(
                 transport=httpx.ASGITransport(app), base_url="http://senryu.test"
@@ -178,7 +181,7 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
     stops = []
 
     def serve(engine: ScriptedEngine | None = None, **changed: Any) -> RunningServer:
-        settings = ServerSettings(**{"engine": "scripted", **changed})
+        settings = ServerSettings(**FIXED | changed)
         server, stop = _run(settings, engine or ScriptedEngine())
         stops.append(stop)
         return server
@@ -191,7 +194,7 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
     """One server for all tests that only ask it something."""
-    server, stop = _run(ServerSettings(engine="scripted"), ScriptedEngine())
+    server, stop = _run(ServerSettings(**FIXED), ScriptedEngine())
     yield server
     stop()
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from senryu.server.engine.base import Engine, EngineCard
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import InvalidRequest, NotFound
-from senryu.server.wire.responses import model_body
+from senryu.server.wire.models import model_body
 
 from .reading import check_credential
 from .replies import json_reply
@@ -64,4 +64,10 @@ async def retrieve_model(request: Request, model_id: str) -> Response:
 
 
 def _body(card: EngineCard) -> dict[str, object]:
-    return model_body(card.model, window=card.window, created_at=card.created_at)
+    return model_body(
+        card.model,
+        window=card.window,
+        created_at=card.created_at,
+        thinks=card.dialect.thought is not None,
+        sees=card.sees,
+    )

@@ -1,4 +1,4 @@
-"""What every route reads off a request: credential, API version, body.
+"""What every route reads off a request: credential, API version, betas, body.
 
 Checks run in the contract's order (4.1): credential, version, size, and only then the JSON.
 """
@@ -8,6 +8,8 @@ import gzip
 import hmac
 import io
 import zlib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from fastapi import Request
 
@@ -22,6 +24,42 @@ from senryu.server.wire.errors import (
 CLASSIC = "2023-06-01"
 CURRENT = "2026-10-21"
 _VERSIONS = {"2023-01-01": CLASSIC, CLASSIC: CLASSIC, CURRENT: CURRENT}
+
+# The betas that the contract names, and the families of them (4.3 and where it asks for one).
+_BETAS = (
+    "advanced-tool-use-2025-11-20",
+    "cache-diagnosis-2026-04-07",
+    "claude-code-20250219",
+    "compact-2026-01-12",
+    "compact-2026-09-04",
+    "computer-use-*",
+    "context-1m-2025-08-07",
+    "context-management-2025-06-27",
+    "dangerous-tool-use-2026-09-03",
+    "effort-2025-11-24",
+    "extended-cache-ttl-2025-04-11",
+    "fallback-credit-*",
+    "files-api-2025-04-14",
+    "fine-grained-tool-streaming-2025-05-14",
+    "inline-tools-2026-09-15",
+    "interleaved-thinking-2025-05-14",
+    "mcp-client-*",
+    "message-batches-2024-09-24",
+    "message-threads-2026-08-12",
+    "mid-conversation-tool-changes-2026-07-01",
+    "model-context-window-exceeded-2025-08-26",
+    "output-128k-2025-02-19",
+    "pdfs-2024-09-25",
+    "per-turn-control-2026-07-01",
+    "prompt-caching-2024-07-31",
+    "redact-thinking-2026-02-12",
+    "server-side-fallback-*",
+    "structured-outputs-2025-11-13",
+    "structured-outputs-2025-12-15",
+    "thinking-display-updates-2026-08-18",
+    "thinking-token-count-2026-05-13",
+    "token-counting-2024-11-01",
+)
 
 
 def check_credential(request: Request, settings: ServerSettings) -> None:
@@ -44,14 +82,48 @@ def _bearer(header: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def api_version(request: Request) -> str:
-    """The API version the client speaks; without the header, the classic one."""
-    asked = request.headers.get("anthropic-version", CLASSIC)
+def api_version(request: Request, settings: ServerSettings) -> str:
+    """The API version the client speaks; without the header, the classic one, which the strict
+    do not assume. Raises InvalidRequest."""
+    asked = request.headers.get("anthropic-version")
+    if asked is None:
+        if settings.strict:
+            raise InvalidRequest("anthropic-version: header is required")
+        return CLASSIC
+    return known_version(asked)
+
+
+def known_version(asked: str) -> str:
+    """The version that `asked` stands for. Raises InvalidRequest."""
     if asked not in _VERSIONS:
         raise InvalidRequest(
             f"anthropic-version: {asked!r} is not a valid version; send {CLASSIC} or {CURRENT}"
         )
     return _VERSIONS[asked]
+
+
+def betas(request: Request, settings: ServerSettings) -> frozenset[str]:
+    """The betas that the client speaks. Those that nobody knows mean nothing; the strict refuse
+    them. Raises InvalidRequest."""
+    headers = request.headers.getlist("anthropic-beta")
+    return known_betas((beta for header in headers for beta in header.split(",")), settings)
+
+
+def known_betas(asked: Iterable[str], settings: ServerSettings) -> frozenset[str]:
+    """What stands in `asked`, trimmed. Raises InvalidRequest where the strict refuse some of it."""
+    found = {beta.strip() for beta in asked} - {""}
+    unknown = [
+        f"`{beta}`"
+        for beta in sorted(found)
+        if not any(fnmatchcase(beta, known) for known in _BETAS)
+    ]
+    if unknown and settings.strict:
+        # Clients look for these words, and repeat the request without the betas that stand there.
+        raise InvalidRequest(
+            f"Unexpected value(s) {', '.join(unknown)} for the `anthropic-beta` header. "
+            "Leave them out: this server is strict"
+        )
+    return frozenset(found)
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:

@@ -1,5 +1,6 @@
-"""JSON replies: an answer's body, or an error's."""
+"""JSON replies: an answer's body, or an error's; and the header that names what had no effect."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -7,12 +8,23 @@ from starlette.responses import Response
 
 from senryu.server.wire.errors import ApiError
 
+IGNORED = "senryu-ignored"
 
-def json_reply(body: dict[str, Any], *, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status_code=status, media_type="application/json")
+
+def ignored_header(names: Iterable[str]) -> dict[str, str]:
+    """Says which fields of the request were accepted and change nothing here; left out when all
+    that was asked for is done."""
+    listed = ", ".join(names)
+    return {IGNORED: listed} if listed else {}
+
+
+def json_reply(
+    body: dict[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(
+        orjson.dumps(body), status_code=status, media_type="application/json", headers=headers
+    )
 
 
 def error_reply(error: ApiError, request_id: str) -> Response:
-    reply = json_reply(error.body(request_id), status=error.status)
-    reply.headers.update(error.headers())
-    return reply
+    return json_reply(error.body(request_id), status=error.status, headers=error.headers())

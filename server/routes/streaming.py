@@ -6,7 +6,7 @@ timer that looks at the clock only when it fires, so tokens pay one clock readin
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -35,16 +35,23 @@ class EventStream(Response):
     engine's request. A server that stops closes it too, and sends `farewell` as the last frame."""
 
     def __init__(
-        self, frames: AsyncGenerator[bytes, None], *, ping_seconds: float, farewell: bytes
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        ping_seconds: float,
+        farewell: bytes,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
+        more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self._all_headers = [*HEADERS, *more]
         self._frames = frames
         self._ping_seconds = ping_seconds
         self._farewell = farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": self._all_headers})
         sending = asyncio.create_task(self._send(send))
         try:
             await _first_of(sending, receive)
