@@ -83,9 +83,8 @@ def check_schema(
     try:
         packed = orjson.dumps(schema)
     except orjson.JSONEncodeError:
-        raise InvalidRequest(f"{location}: JSON schema is invalid: it is nested too deeply") from (
-            None
-        )
+        deep = "JSON schema is invalid: it is nested too deeply"
+        raise InvalidRequest(f"{location}: {deep}") from None
     if b"attern" in packed and not patterns.spend(schema):
         raise InvalidRequest(
             f"{location}: JSON schema is invalid: its patterns repeat too much to be checked; "
@@ -132,12 +131,14 @@ def _failure(packed: bytes, tried: bytes) -> tuple[int | None, str] | None:
 
 
 def _not_fetched(address: str) -> Any:
-    raise ValueError("an external $ref is not fetched; put what it names into $defs")
+    raise ValueError(address)
 
 
 def _first_line(error: Exception) -> str:
     text: str = getattr(error, "message", None) or str(error)
     text = text.splitlines()[0]
+    if "retrieving it failed" in text:
+        return "an external $ref is not fetched; put what it names into $defs"
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 

@@ -1,0 +1,115 @@
+"""Cache marks are accepted where they may stand and refused elsewhere (contract 5.1 to 5.3)."""
+
+from typing import Any
+
+import pytest
+
+MARK = {"type": "ephemeral"}
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+TOOL = {"name": "ls", "input_schema": {"type": "object"}}
+ORDER = (
+    "cache_control.ttl: a ttl='1h' cache_control block must not come after a ttl='5m' "
+    "cache_control block. Note that blocks are processed in the following order: tools, system, "
+    "messages."
+)
+CALL = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
+
+
+def text(words: str = "hi", mark: Any = None) -> dict[str, Any]:
+    return {"type": "text", "text": words, "cache_control": mark}
+
+
+def user(*blocks: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(blocks)}
+
+
+def assistant(*blocks: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": list(blocks)}
+
+
+def result(**more: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "a"} | more
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cache_control": MARK},
+        {"tools": [TOOL | {"cache_control": HOUR}]},
+        {"tools": [TOOL, {"type": "bash_20250124", "name": "bash", "cache_control": MARK}]},
+        {"system": [text("a"), text("b", MARK)]},
+        {"system": [text("a", {"type": "ephemeral", "ttl": "5m", "scope": "global"})]},
+        {"messages": [user(text("a", MARK), text("b"))]},
+        {"messages": [user(text()), assistant(CALL | {"cache_control": MARK}), user(result())]},
+        {"messages": [user(text()), assistant(CALL), user(result(cache_control=MARK))]},
+        {"messages": [user(text()), assistant(CALL), user(result(content=[text("x", MARK)]))]},
+        {"messages": [user(text()), {"role": "system", "content": [text("a", MARK)]}]},
+        {"system": [text("a", HOUR), text("b", HOUR)], "messages": [user(text("a", MARK))]},
+        {"system": [text("a", MARK)] * 4},
+        {"system": [text("a", MARK)] * 3, "cache_control": MARK},
+        {"messages": [user(text("a", MARK))], "cache_control": MARK},
+        {"messages": [user(text("a", HOUR))], "cache_control": HOUR},
+    ],
+)
+def test_a_mark_is_accepted_and_said_to_have_no_effect_yet(
+    read: Any, changed: dict[str, Any]
+) -> None:
+    assert read(**changed).ignored == ("cache_control",)
+    assert read(count=True, **changed).ignored == ("cache_control",)
+
+
+def test_no_mark_is_no_mark(read: Any) -> None:
+    assert read(system=[text("a")], cache_control=None).ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"system": [text("a", MARK)] * 5},
+            "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+        ),
+        (
+            {"system": [text("a", MARK)] * 4, "cache_control": MARK},
+            "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+        ),
+        (
+            {"messages": [user(*[text("a", MARK)] * 7)]},
+            "A maximum of 4 blocks with cache_control may be provided. Found 7.",
+        ),
+        (
+            {"system": [text("a", MARK)], "messages": [user(text("a", HOUR))]},
+            f"messages.0.content.0.text.{ORDER}",
+        ),
+        (
+            {"tools": [TOOL | {"cache_control": MARK}], "system": [text("a"), text("b", HOUR)]},
+            f"system.1.{ORDER}",
+        ),
+        ({"system": [text("a", MARK)], "cache_control": HOUR}, ORDER),
+        (
+            {"messages": [user(text("a", HOUR))], "cache_control": MARK},
+            "Top-level cache_control has ttl='5m' but the target block already has cache_control "
+            "with ttl='1h'",
+        ),
+        (
+            {"messages": [user(text("a"), text("", MARK))]},
+            "messages.0.content.1.text: cache_control cannot be set for empty text blocks",
+        ),
+        (
+            {"messages": [user(text()), assistant(CALL), user(result(content=[text("", MARK)]))]},
+            "messages.2.content.0.tool_result.content.0.text: cache_control cannot be set for "
+            "empty text blocks",
+        ),
+    ],
+)
+def test_a_misplaced_mark_is_named(read: Any, changed: dict[str, Any], words: str) -> None:
+    assert read.refusal(**changed) == words
+    assert read.refusal(count=True, **changed) == words
+
+
+def test_the_mark_of_the_request_walks_back_to_a_block_that_can_carry_it(read: Any) -> None:
+    """Over thoughts, which cannot."""
+    thought = {"type": "thinking", "thinking": "", "signature": ""}
+    messages = [user(text("a", HOUR)), assistant(thought)]
+    assert read.refusal(messages=messages, cache_control=MARK).startswith("Top-level")
+    assert read(messages=messages, cache_control=HOUR)

@@ -1,0 +1,222 @@
+"""Schemas are judged within bounds, and in strict reading held to the hosted service's subset."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from senryu.server.conversation.schema_subset import Subset
+from senryu.server.conversation.schemas import PatternBudget, check_schema
+from senryu.server.wire.errors import InvalidRequest
+
+
+def refusal(schema: dict[str, Any], **more: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        check_schema(schema, "here", PatternBudget(), **more)
+    return caught.value.message
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def properties(**each: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": each}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {"$schema": "x", "type": "object", "additionalProperties": {}},
+        properties(a={"$ref": "#/$defs/n"}) | {"$defs": {"n": {"$ref": "#/$defs/n"}}},
+        properties(a={"type": "string", "pattern": r"^(?=a)\w+$", "format": "a sort of ours"}),
+        properties(a={"type": "array", "items": [{"type": "string"}]})
+        | {"$schema": "https://x/draft-07/schema#"},
+        nested(50),
+    ],
+)
+def test_a_good_schema_passes(schema: dict[str, Any]) -> None:
+    check_schema(schema, "here", PatternBudget())
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "required": "a"},
+        properties(a={"type": "strin"}),
+        properties(a={"type": "string", "pattern": "(a"}),
+        properties(a={"$ref": "#/$defs/none"}),
+        nested(1000),
+    ],
+)
+def test_a_bad_schema_is_refused_with_its_place(schema: dict[str, Any]) -> None:
+    for _ in range(2):  # the verdict is remembered
+        assert refusal(schema).startswith("here: JSON schema is invalid: ")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://x.example/s", "file:///etc/passwd", "other.json", "//x.example/s#/a"]
+)
+def test_nothing_is_fetched_for_a_reference(address: str) -> None:
+    assert "an external $ref is not fetched" in refusal(properties(a={"$ref": address}))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        properties(a={"pattern": "((a+)+)+b(c|d|e){0,5000}"}),
+        properties(a={"pattern": "(((((x{1,100}){1,100}){1,100}){1,100}){1,100})"}),
+        properties(**{f"p{n}": {"pattern": rf".{{1,400}}{n}"} for n in range(5000)}),
+        {"patternProperties": {rf"\p{{L}}{{1,400}}{n}": {} for n in range(5000)}},
+    ],
+)
+def test_a_hostile_pattern_costs_little(schema: dict[str, Any]) -> None:
+    begun = time.perf_counter()
+    with suppress(InvalidRequest):
+        check_schema(schema, "here", PatternBudget())
+    assert time.perf_counter() - begun < 2
+
+
+def test_the_patterns_of_all_tools_of_a_request_count_together() -> None:
+    patterns = PatternBudget()
+    heavy = properties(a={"pattern": "(a|b|c|d){1,500}"})
+    check_schema(heavy, "here", patterns)
+
+    def check_many() -> None:
+        for _ in range(1000):
+            check_schema(heavy, "here", patterns)
+
+    with pytest.raises(InvalidRequest, match="its patterns repeat too much"):
+        check_many()
+
+
+def test_an_example_has_to_fit() -> None:
+    schema = properties(a={"$ref": "#/$defs/n"}) | {"$defs": {"n": {"type": "integer"}}}
+    check_schema(schema, "here", PatternBudget(), examples=[{"a": 1}, {}], examples_location="ex")
+    words = refusal(schema, examples=[{"a": 1}, {"a": "x"}], examples_location="ex")
+    assert words.startswith('ex.1: the example does not fit the input_schema: "x" is not of type')
+
+
+def test_an_example_whose_trial_would_not_end_is_not_tried() -> None:
+    """Each of the sixty levels refers twice to the next."""
+    steps: dict[str, Any] = {
+        f"n{n}": {"anyOf": [{"$ref": f"#/$defs/n{n + 1}"}] * 2} for n in range(60)
+    }
+    schema = properties(a={"$ref": "#/$defs/n0"}) | {"$defs": steps | {"n60": {"type": "null"}}}
+    check_schema(schema, "here", PatternBudget(), examples=[{"a": 1}], examples_location="ex")
+
+
+# --- the subset of strict reading --------------------------------------------------------------
+
+
+def closed(**each: Any) -> dict[str, Any]:
+    return properties(**each) | {"additionalProperties": False, "required": list(each)}
+
+
+def outside(*schemas: dict[str, Any]) -> str:
+    *within, last = schemas
+    subset = Subset()
+    for schema in within:
+        subset.check_tool(schema, "here")
+    with pytest.raises(InvalidRequest) as caught:
+        subset.check_tool(last, "here")
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        closed(),
+        closed(
+            a={"type": ["string", "null"], "enum": ["x", None], "default": "x"},
+            b={"type": "array", "items": closed(), "minItems": 1},
+            c={"type": "string", "format": "date-time", "title": "t", "description": "d"},
+            d={"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/n"}]},
+            e={"allOf": [closed()]},
+            f={"type": "string", "pattern": "^[a-z]{1,5}$"},
+        )
+        | {"$defs": {"n": {"type": "null"}, "m": {"$ref": "#/$defs/n"}}},
+    ],
+)
+def test_what_the_hosted_service_takes_passes(schema: dict[str, Any]) -> None:
+    Subset().check_tool(schema, "here")
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (
+            properties(),
+            "For 'object' type, 'additionalProperties' must be explicitly set to false",
+        ),
+        (
+            properties() | {"additionalProperties": True},
+            "For 'object' type, 'additionalProperties: true' is not supported. Please set "
+            "'additionalProperties' to false",
+        ),
+        (closed(a=properties()), "For 'object' type, 'additionalProperties' must be explicitly"),
+        (
+            closed(a={"type": "integer", "minimum": 1}),
+            "For 'integer' type, property 'minimum' is not supported",
+        ),
+        (
+            closed(a={"type": "string", "maxLength": 1}),
+            "For 'string' type, property 'maxLength' is not supported",
+        ),
+        (closed(a={"oneOf": []}), "Property 'oneOf' is not supported"),
+        (closed(a={"type": "array", "minItems": 2}), "For 'array' type, 'minItems' values other"),
+        (closed(a={"enum": [{}]}), "Complex values in 'enum' are not supported"),
+        (closed(a={"type": "string", "format": "color"}), "For 'string' type, 'format: color'"),
+        (
+            closed(a={"allOf": [{"$ref": "#/$defs/a"}]}) | {"$defs": {"a": {}}},
+            "'allOf' with '$ref' is not supported",
+        ),
+        (closed(a={"$ref": "other"}), "External '$ref' is not supported"),
+        (closed(a={"$ref": "#"}), "Recursive schemas are not supported"),
+        (
+            closed(a={"$ref": "#/$defs/a"})
+            | {"$defs": {"a": closed(b={"$ref": "#/$defs/b"}), "b": {"$ref": "#/$defs/a"}}},
+            "Recursive schemas are not supported",
+        ),
+        (closed(a={"pattern": "(?=a)"}), "Unsupported regex feature in pattern field: lookaround"),
+        (closed(a={"pattern": r"(a)\1"}), "Unsupported regex feature in pattern field: back"),
+        (closed(a={"pattern": r"\ba"}), "Unsupported regex feature in pattern field: word"),
+        (closed(a={"pattern": "a{1,5000}"}), "Unsupported regex feature in pattern field: large"),
+        (
+            closed(**{f"p{n}": {} for n in range(25)}) | {"required": []},
+            "Schema is too complex for compilation.",
+        ),
+        (
+            closed(**{f"p{n}": {"type": ["string", "null"]} for n in range(17)}),
+            "Schema is too complex for compilation.",
+        ),
+    ],
+)
+def test_what_the_hosted_service_refuses_is_named(schema: dict[str, Any], words: str) -> None:
+    assert outside(schema).startswith(f"here: {words}")
+
+
+def test_the_limits_hold_for_a_request_as_a_whole() -> None:
+    assert outside(*[closed()] * 21).startswith("tools: Too many strict tools")
+    loose = closed(**{f"p{n}": {} for n in range(13)}) | {"required": []}
+    assert "too complex" in outside(loose, loose)
+
+
+def test_only_strict_tools_of_strict_reading_are_held_to_it(read: Any) -> None:
+    tool = {"name": "ls", "input_schema": properties(a={"minimum": 1})}
+    assert read(tools=[tool | {"strict": True}])
+    assert read(on={"strict": True}, tools=[tool])
+    assert read.refusal(on={"strict": True}, tools=[tool | {"strict": True}]).startswith(
+        "tools.0.custom.input_schema: For 'object' type, 'additionalProperties' must be"
+    )
+    form = {"format": {"type": "json_schema", "schema": tool["input_schema"]}}
+    assert read(output_config=form)
+    assert read.refusal(on={"strict": True}, output_config=form) == (
+        "output_config.format.schema: For 'object' type, 'additionalProperties' must be explicitly "
+        "set to false"
+    )
