@@ -66,9 +66,11 @@ BARE = ("server/__init__.py", "server/install.py", "server/install_plan.py", "se
 
 LINES = 500
 
-# The only hosts that a file may name: this machine, reserved names, the licence. A registry or a
-# hub is configured where senryu is installed, not here.
-HOSTS = re.compile(r"127\b.*|localhost|.*\.(example|test)|example\.org|www\.apache\.org|x")
+# The only hosts that a file may name: this machine, reserved names, the licence, the drafts of JSON
+# Schema (names, not addresses). A registry or a hub is configured where senryu is installed.
+HOSTS = re.compile(
+    r"127\b.*|localhost|.*\.(example|test)|example\.org|www\.apache\.org|json-schema\.org|x"
+)
 ADDRESS = re.compile(r"https?://([\w.-]+)")
 SOMEBODYS_FOLDER = re.compile(r"(?<![\w.~])/(?:home|root|Users)/\w")
 

@@ -128,7 +128,11 @@ def test_toml_brings_types_of_its_own(tmp_path: Path) -> None:
         ({"SENRYU_SIGNING_KEY": ""}, {}, "signing_key: an empty key protects nothing"),
         ({"SENRYU_CORS_ORIGINS": "http://x/"}, {}, "cors_origins: 'http://x/' is not an origin"),
         ({"SENRYU_CORS_ORIGINS": "x:3000"}, {}, "cors_origins: 'x:3000' is not an origin"),
-        ({"SENRYU_CORS_ORIGINS": "http://X"}, {}, "cors_origins: 'http://X' is not an origin"),
+        (
+            {"SENRYU_CORS_ORIGINS": "http://X.test"},
+            {},
+            "cors_origins: 'http://X.test' is not an origin",
+        ),
         ({}, {"window": "0"}, "window: 0 must be greater than 0"),
         ({}, {"window": "-5"}, "window: -5 must be greater than 0"),
         ({}, {"kv_memory_gib": "many"}, "kv_memory_gib: 'many' (--kv-memory-gib) is not of type"),
