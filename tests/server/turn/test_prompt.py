@@ -6,9 +6,23 @@ from hypothesis import strategies as st
 
 from senryu.server.conversation.messages import Conversation, Message, Role, TextBlock
 from senryu.server.engine.scripted import ByteTokenizer
-from senryu.server.turn.prompt import ChatMessage, build_prompt, render
+from senryu.server.turn import prompt
+from senryu.server.turn.dialects.base import Chat
+from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
+from senryu.server.turn.guard import GUARD
+from senryu.server.turn.prompt import ChatTokenizer, Prompt
 
 TOKENIZER = ByteTokenizer()
+MUTE = HermesDialect()
+THINKER = HermesDialect(thought=THOUGHT)
+
+
+def render(conversation: Conversation, tokenizer: ChatTokenizer = TOKENIZER) -> str:
+    return prompt.render(conversation, tokenizer, MUTE)
+
+
+def build_prompt(conversation: Conversation, tokenizer: ChatTokenizer = TOKENIZER) -> Prompt:
+    return prompt.build_prompt(conversation, tokenizer, MUTE)
 
 
 def turn(role: Role, *texts: str) -> Message:
@@ -21,39 +35,64 @@ def talk(*turns: Message, system: tuple[str, ...] = ()) -> Conversation:
 
 def test_turns_are_rendered_in_order_and_the_answer_opened() -> None:
     conversation = talk(turn("user", "hi"), turn("assistant", "hello"), turn("user", "and?"))
-    assert render(conversation, TOKENIZER) == (
+    assert render(conversation) == (
         "\x02user\nhi\x03\n\x02assistant\nhello\x03\n\x02user\nand?\x03\n\x02assistant\n"
     )
 
 
 def test_a_system_prompt_comes_first_and_is_not_trimmed() -> None:
     conversation = talk(turn("user", "hi"), system=(" be ", "brief\n"))
-    assert render(conversation, TOKENIZER).startswith("\x02system\n be brief\n\x03\n\x02user\n")
+    assert render(conversation).startswith("\x02system\n be brief\n\x03\n\x02user\n")
 
 
 def test_a_prefilled_answer_follows_the_opening_and_stays_open() -> None:
     conversation = talk(turn("user", "hi"), turn("assistant", "The an", "swer"))
     asked = talk(turn("user", "hi"))
-    assert render(conversation, TOKENIZER) == render(asked, TOKENIZER) + "The answer"
+    assert render(conversation) == render(asked) + "The answer"
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4))
 def test_how_a_text_is_cut_into_blocks_changes_nothing(texts: list[str]) -> None:
     whole = talk(turn("user", "".join(texts)), system=("".join(texts),))
     cut = talk(turn("user", *texts), system=tuple(texts))
-    assert build_prompt(cut, TOKENIZER) == build_prompt(whole, TOKENIZER)
+    assert build_prompt(cut) == build_prompt(whole)
 
 
 def test_the_length_of_a_prompt_is_its_count_of_tokens() -> None:
-    prompt = build_prompt(talk(turn("user", "hé")), TOKENIZER)
+    prompt = build_prompt(talk(turn("user", "hé")))
     # control, "user\n", three bytes, control, line break, control, "assistant\n"
     assert len(prompt) == len(prompt.token_ids) == 1 + 5 + 3 + 1 + 1 + 1 + 10
 
 
 def test_a_template_that_refuses_is_heard() -> None:
     class Refusing(ByteTokenizer):
-        def render(self, messages: list[ChatMessage], prefill: str = "") -> str:
+        def render(self, chat: Chat, prefill: str = "") -> str:
             raise ValueError("no system prompts, please")
 
     with pytest.raises(ValueError, match="no system prompts"):
         build_prompt(talk(turn("user", "hi")), Refusing())
+
+
+def test_a_thought_begins_or_is_skipped_behind_the_opening_of_the_answer() -> None:
+    conversation = talk(turn("user", "hi"))
+    opened = render(conversation)
+    assert prompt.render(conversation, TOKENIZER, THINKER, thinking=True) == f"{opened}<think>\n"
+    skipped = prompt.render(conversation, TOKENIZER, THINKER)
+    assert skipped == f"{opened}<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_template_that_opens_the_thought_itself_opens_it_once(thinking: bool) -> None:
+    class Eager(ByteTokenizer):
+        def render(self, chat: Chat, prefill: str = "") -> str:
+            return super().render(chat, "<think>\n")
+
+    conversation = talk(turn("user", "hi"))
+    eager = prompt.render(conversation, Eager(), THINKER, thinking=thinking)
+    assert eager == prompt.render(conversation, TOKENIZER, THINKER, thinking=thinking)
+
+
+def test_a_prefilled_answer_has_no_thought_and_forges_no_mark() -> None:
+    conversation = talk(turn("user", "hi"), turn("assistant", "So <tool_call>"))
+    shown = prompt.render(conversation, TOKENIZER, THINKER)
+    assert shown.endswith(f"\x02assistant\nSo <{GUARD}tool_call>")
