@@ -65,7 +65,10 @@ async def _received(request: Request, stated: dict[str, Any]) -> tuple[bytes, Sp
     if not isinstance(value, dict):  # it goes on as it is, to be refused in the contract's words
         return body, Spoken(CLASSIC, frozenset())
     spoken = _spoken(request, settings, value)
-    return await asyncio.to_thread(orjson.dumps, value | stated), spoken
+    try:
+        return await asyncio.to_thread(orjson.dumps, value | stated), spoken
+    except orjson.JSONEncodeError:  # nested deeper than it encodes: it goes on likewise
+        return body, spoken
 
 
 def _spoken(request: Request, settings: ServerSettings, body: dict[str, Any]) -> Spoken:

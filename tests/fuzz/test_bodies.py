@@ -14,6 +14,7 @@ from typing import Any
 from fuzzing import SCRIPTS, Judge, runs
 from hypothesis import given
 from hypothesis import strategies as st
+from wellformed import check_message, check_stream
 
 BASE = Path(__file__).parents[1] / "server" / "claude_code" / "base.json"
 CLAUDE_CODE = json.loads(BASE.read_text())["body"]
@@ -95,6 +96,14 @@ HEADERS = (
     {"anthropic-version": "2026-10-21"},
     {"anthropic-version": "2023-06-01", "anthropic-beta": "context-management-2025-06-27, x"},
     {"anthropic-version": "2023-06-01", "anthropic-beta": "interleaved-thinking-2025-05-14"},
+)
+
+VERTEX = "/v1/projects/p/locations/l/publishers/anthropic/models"
+OTHER_DOORS = (
+    "/v1/messages/count_tokens",
+    f"{VERTEX}/count-tokens:rawPredict",
+    f"{VERTEX}/scripted:rawPredict",
+    f"{VERTEX}/scripted:streamRawPredict",
 )
 
 # Every word that means something somewhere, so that a change can land on it.
@@ -235,6 +244,28 @@ def test_a_changed_body_is_answered_well_or_refused_well(
         assert without_ids(other) == without_ids(message)
 
 
+@runs(100)
+@given(
+    body=changed(),
+    path=st.sampled_from(OTHER_DOORS),
+    version=st.sampled_from([None, "vertex-2023-10-16", "2026-10-21", "2099-01-01", 7, ["x"]]),
+    betas=st.sampled_from([None, ["context-management-2025-06-27"], "x", [1]]),
+)
+def test_the_other_doors_answer_as_well(
+    judge: Judge, body: dict[str, Any], path: str, version: Any, betas: Any
+) -> None:
+    stated = {"anthropic_version": version, "anthropic_beta": betas}
+    if ":" in path:
+        body = body | {key: value for key, value in stated.items() if value is not None}
+    response = judge.post(path, body)
+    if response.status_code != 200 or "count" in path:
+        return
+    if response.headers["content-type"] == "application/json":
+        check_message(response.json())
+    else:
+        check_stream(response.text)
+
+
 @runs(50)
 @given(
     number=st.integers(0),
@@ -253,7 +284,8 @@ def test_no_depth_is_too_deep(
     first, last = wrapped.split("X")
     deep = first * levels + "1" + last * levels
     content = json.dumps(body).replace('"DEEP"', deep, 1)
-    judge.send(judge.client().build_request("POST", "/v1/messages", content=content))
+    for path in ("/v1/messages", *OTHER_DOORS):
+        judge.send(judge.client().build_request("POST", path, content=content))
 
 
 @runs(50)
