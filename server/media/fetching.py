@@ -17,9 +17,9 @@ from senryu.server.conversation.media import MediaError
 
 _SECONDS = 10.0
 _BYTES = 10 * 2**20
-_TYPES = {
-    "image": ("image/jpeg", "image/png", "image/gif", "image/webp"),
-    "document": ("application/pdf",),
+_ACCEPTED = {
+    "image": "image/jpeg, image/png, image/gif, image/webp",
+    "document": "application/pdf, text/plain",
 }
 # Ways to write an IPv4 address as one of IPv6 that look public whatever they lead to:
 # NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380).
@@ -69,7 +69,11 @@ class Fetcher:
             raise MediaError("only https urls are fetched")
         host = named.raw_host.decode("ascii")
         address = await self._checked(host, named.port or 443)
-        headers = {"host": named.netloc.decode("ascii"), "accept-encoding": "identity"}
+        headers = {
+            "host": named.netloc.decode("ascii"),
+            "accept": _ACCEPTED[kind],
+            "accept-encoding": "identity",
+        }
         async with (
             # Proxies and passwords of our own surroundings are none of the client's.
             httpx.AsyncClient(
@@ -82,7 +86,7 @@ class Fetcher:
                 extensions={"sni_hostname": host},
             ) as reply,
         ):
-            return await _received(reply, kind)
+            return await _received(reply)
 
     async def _checked(self, host: str, port: int) -> str:
         """The address to connect to: none of the host's may be anything but public."""
@@ -92,19 +96,19 @@ class Fetcher:
         return addresses[0]
 
 
-async def _received(reply: httpx.Response, kind: str) -> tuple[str, bytes]:
+async def _received(reply: httpx.Response) -> tuple[str, bytes]:
     if reply.is_redirect:
         raise MediaError("the url redirects; send the address that it leads to")
     if reply.status_code != 200:
         raise MediaError(f"the url was answered with status {reply.status_code}")
-    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _TYPES[kind] or "content-encoding" in reply.headers:
-        raise MediaError(f"the url has to lead to {' or '.join(_TYPES[kind])} as it is")
+    if "content-encoding" in reply.headers:  # it was asked for none, and might unpack to anything
+        raise MediaError("the url was answered in a packed form")
     data = bytearray()
     async for part in reply.aiter_raw():
         data += part
         if len(data) > _BYTES:
             raise MediaError(f"the url leads to more than {_BYTES / 2**20:g} MB")
+    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type, bytes(data)
 
 

@@ -72,11 +72,6 @@ class PdfReader:
         if "refused" in found:
             raise MediaError(found["refused"])
         pages: list[str] = found["pages"]
-        if not any(page.strip() for page in pages):
-            raise MediaError(
-                "this server does not support PDF input without text: its pages hold no text "
-                "layer; send them as text"
-            )
         return pages
 
 

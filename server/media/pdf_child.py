@@ -19,7 +19,6 @@ _MOST_CHARACTERS = 2**24
 def main() -> None:
     _limit(resource.RLIMIT_CPU, _CPU_SECONDS)
     _limit(resource.RLIMIT_AS, _MEMORY_BYTES)
-    _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
     found = read(sys.stdin.buffer.read(), most_pages=int(sys.argv[1]))
     sys.stdout.write(json.dumps(found))
