@@ -21,6 +21,8 @@ _MOST_MEGABYTES = 10
 _LONGEST_SIDE = 8000
 _MANY_PICTURES = 20
 _LONGEST_SIDE_OF_MANY = 2000
+# Beyond this the hosted service makes a picture smaller, unless the client wants an error.
+_NATIVE_SIDE = 1568
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,14 @@ class Pictures:
                 media_type, data = self._fetched(source.url, within)
             case wire.FileSource() as source:
                 raise NotFound(f"{here}.source.file.file_id: File not found: {source.file_id}")
-        self._check(data, media_type, within)
+        longest = self._longest_side(data, media_type, within)
+        wishes = block.transformations
+        if wishes and wishes.oversized_image == "error" and longest > _NATIVE_SIDE:
+            raise InvalidRequest(
+                f"{within}.data: the image has a side of {longest} pixels, more than the "
+                f"{_NATIVE_SIDE} that are shown as they are; send it smaller, or let it be "
+                "downsized"
+            )
         try:
             return self.terms.media.image(data, media_type)
         except MediaError as error:
@@ -58,7 +67,8 @@ class Pictures:
         except MediaError as error:
             raise InvalidRequest(f"{here}: {error}", details=error.details) from None
 
-    def _check(self, data: bytes, media_type: str, here: str) -> None:
+    def _longest_side(self, data: bytes, media_type: str, here: str) -> int:
+        """In pixels, within the limits. Raises InvalidRequest."""
         found = picture_type(data)
         if found is None:
             raise InvalidRequest(f"{here}: Could not process image")
@@ -69,19 +79,21 @@ class Pictures:
         size = size_of(data, found)
         if size is None:
             raise InvalidRequest(f"{here}: Could not process image")
-        if max(size) > _LONGEST_SIDE:
+        longest = max(size)
+        if longest > _LONGEST_SIDE:
             raise _too_large(
                 f"image dimensions exceed max allowed size: {_LONGEST_SIDE} pixels",
                 _LONGEST_SIDE,
                 here,
             )
-        if self.count > _MANY_PICTURES and max(size) > _LONGEST_SIDE_OF_MANY:
+        if self.count > _MANY_PICTURES and longest > _LONGEST_SIDE_OF_MANY:
             raise _too_large(
                 "image dimensions exceed max allowed size for many-image requests: "
                 f"{_LONGEST_SIDE_OF_MANY} pixels",
                 _LONGEST_SIDE_OF_MANY,
                 here,
             )
+        return longest
 
 
 def _too_large(text: str, side: int, here: str) -> InvalidRequest:

@@ -247,6 +247,14 @@ def test_many_pictures_have_a_smaller_one(read: Any) -> None:
     )
 
 
+def test_a_client_may_want_no_picture_made_smaller(read: Any) -> None:
+    wish = {"transformations": {"oversized_image": "error"}}
+    assert read(on=SEES, messages=[user(image(png(1568, 1)) | wish)])
+    words = read.refusal(on=SEES, messages=[user(image(png(1, 1569)) | wish)])
+    assert "a side of 1569 pixels, more than the 1568" in words
+    assert read(on=SEES, messages=[user(image(png(1, 1569)))])
+
+
 def test_there_is_an_end_to_pictures(read: Any) -> None:
     for on in (SEES, {}):
         assert read.refusal(on=on, messages=[user(*[image()] * 601)]).startswith(
