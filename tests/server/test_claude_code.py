@@ -6,7 +6,10 @@ changes its ways for the rest of a session, so that the words of an error count 
 """
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -209,3 +212,35 @@ async def test_an_error_is_taken_for_what_it_is(
     assert answer.status_code == 400, answer.text
     error = check_error(answer.status_code, answer.headers, answer.content)
     assert classified(error["message"]) == class_, error["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("claude"), reason="Claude Code itself is not on the PATH")
+def test_claude_code_itself_runs_a_tool_loop(
+    serve: Any, talking_engine: Any, tmp_path: Path
+) -> None:
+    """Where a developer has it: it is asked once, and calls what the model tells it to call."""
+    call = CALL.replace("echo hi", "echo hi > said.txt")
+    engine = talking_engine(f"{THOUGHT}\n</think>\n\n{call}", "Done.\n</think>\n\nIt is said.")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "ANTHROPIC_BASE_URL": serve(engine).url,
+        "ANTHROPIC_API_KEY": "local",
+        "ANTHROPIC_MODEL": "scripted",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
+    done = subprocess.run(
+        ["claude", "-p", "say hi", "--allowedTools", "Bash", "--output-format", "json"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["result"], told["is_error"]) == ("It is said.", False)
+    assert (tmp_path / "said.txt").read_text() == "hi\n"
+    assert engine.read[1].startswith(engine.read[0])
