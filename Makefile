@@ -1,14 +1,16 @@
 # Every command of the project; `make help` lists them. Needs CPython 3.11-3.13 and make, no more.
 #   PYTHON=python3.12   the Python to build .venv with
 #   PORT=9000 MODEL=... for `make serve`
+#   FUZZ=100            how much longer `make fuzz` asks than `make test` does
 
 PYTHON ?= python3
 PORT   ?=
 MODEL  ?=
+FUZZ   ?= 20
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test check wheel docs lock bench doctor clean
+.PHONY: help setup setup-dev serve test fuzz check wheel docs lock bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +29,9 @@ doctor: setup ## Check device, versions, model and a real generation
 
 test: setup-dev ## Run the whole test suite; ARGS="-k device" narrows it
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+fuzz: setup-dev ## Ask the server 20,000 odd things, new ones each time; FUZZ= asks more or less
+	@FUZZ=$(FUZZ) exec $(BIN)/python -m pytest -m fuzz -s $(ARGS)
 
 check: setup-dev ## Formatting, lint and types
 	@$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fuzzing import SCRIPTS, Judge, runs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from wellformed import check_message, check_stream
 BASE = Path(__file__).parents[1] / "server" / "claude_code" / "base.json"
 CLAUDE_CODE = json.loads(BASE.read_text())["body"]
 CLAUDE_CODE["tools"] = CLAUDE_CODE["tools"][:3] + CLAUDE_CODE["tools"][-2:]
+
+pytestmark = pytest.mark.fuzz
 
 EPHEMERAL = {"type": "ephemeral"}
 SCHEMA = {

@@ -15,6 +15,8 @@ from schemathesis import GenerationMode
 from schemathesis.schemas import BaseSchema
 from wellformed import check_message, check_stream
 
+pytestmark = pytest.mark.fuzz
+
 
 @pytest.fixture(scope="session")
 def described(judge: Judge) -> BaseSchema:
