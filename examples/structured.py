@@ -24,8 +24,8 @@ answer = client.messages.create(
             "schema": {
                 "type": "object",
                 "properties": {
-                    "city": {"type": "string", "maxLength": 40},
-                    "country": {"type": "string", "maxLength": 40},
+                    "city": {"type": "string", "maxLength": 30},
+                    "country": {"type": "string", "maxLength": 30},
                     "capital": {"type": "boolean"},
                 },
                 "required": ["city", "country", "capital"],

@@ -96,9 +96,7 @@ async def answer(request: Request, body: bytes, spoken: Spoken) -> Response:
 
 async def count(request: Request, body: bytes, spoken: Spoken) -> Response:
     """How many tokens the same body would be as a message."""
-    asked, prompt, extras = await _understood(
-        body, partial(_read_count, request.app.state, spoken)
-    )
+    asked, prompt, extras = await _understood(body, partial(_read_count, request.app.state, spoken))
     return json_reply(count_body(len(prompt), extras), headers=ignored_header(asked.ignored))
 
 

@@ -1,5 +1,6 @@
 """JSON replies: an answer's body, or an error's; and the header that names what had no effect."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,9 +22,11 @@ def ignored_header(names: Iterable[str]) -> dict[str, str]:
 def json_reply(
     body: dict[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return Response(
-        orjson.dumps(body), status_code=status, media_type="application/json", headers=headers
-    )
+    try:
+        encoded = orjson.dumps(body)
+    except TypeError:  # a model may write integers of any length into a tool's input
+        encoded = json.dumps(body, ensure_ascii=False).encode()
+    return Response(encoded, status_code=status, media_type="application/json", headers=headers)
 
 
 def error_reply(error: ApiError, request_id: str) -> Response:

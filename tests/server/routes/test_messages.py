@@ -234,7 +234,7 @@ async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_token
 
         return wrapper
 
-    for name in ("parse", "read_conversation", "build_prompt"):
+    for name in ("parse", "read_request", "build_prompt"):
         monkeypatch.setattr(routes, name, watched(getattr(routes, name)))
     body["messages"][0]["content"] += "x" * length
     assert (await client_for().post(path, json=body)).status_code == 200
