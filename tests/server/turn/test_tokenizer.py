@@ -1,5 +1,6 @@
 """A model folder's tokenizer speaks its chat template, and says so when it has none."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from senryu.server.conversation.messages import Conversation, Message, TextBlock
 from senryu.server.turn import tokenizer as module
 from senryu.server.turn.dialects.base import Chat
+from senryu.server.turn.dialects.plain import PlainDialect
 from senryu.server.turn.guard import GUARD
+from senryu.server.turn.prompt import build_prompt
 from senryu.server.turn.tokenizer import HuggingFaceTokenizer, open_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -276,3 +280,22 @@ def test_what_was_not_asked_for_longest_is_forgotten(monkeypatch: pytest.MonkeyP
     assert recording.characters == 0
     tokenizer.encode(second)
     assert recording.characters == len(second)
+
+
+def test_a_conversation_of_100_000_tokens_is_counted_in_50_ms_when_its_beginning_is_known() -> None:
+    tokenizer, dialect = HuggingFaceTokenizer(embedded()), PlainDialect()
+    talk = [
+        Message(role="assistant" if turn % 2 else "user", content=(TextBlock(text=text),))
+        for turn, text in enumerate([*(LONG.replace("talk", f"talk {n}") for n in range(7)), "ok"])
+    ]
+
+    def count(question: str) -> tuple[float, int]:
+        asked = Message(role="user", content=(TextBlock(text=question),))
+        begun = time.perf_counter()
+        prompt = build_prompt(Conversation(messages=(*talk, asked)), tokenizer, dialect)
+        return time.perf_counter() - begun, len(prompt)
+
+    count("Well?")
+    seconds, tokens = min(count(f"And number {number}?") for number in range(3))
+    assert tokens > 100_000
+    assert seconds < 0.05
