@@ -1,14 +1,14 @@
 """Where a client asks for its prompt to be cached: whether the marks stand where they may
 (contract 5.1 to 5.3). Accounting by them comes later; until then a mark has no effect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import Prompted
 
-from .walk import every_block
+from .walk import Placed
 
 _MOST = 4
 _DEFAULT_TTL = "5m"
@@ -16,10 +16,10 @@ _DEFAULT_TTL = "5m"
 _UNMARKABLE = (wire.Thinking, wire.RedactedThinking)
 
 
-def check_marks(request: Prompted) -> bool:
-    """Whether the request has marks. Raises InvalidRequest for misplaced ones."""
-    explicit = list(_explicit(request))
-    marks = [(f"{place}.cache_control", _ttl(mark)) for place, mark in explicit]
+def check_marks(request: Prompted, blocks: Sequence[Placed]) -> bool:
+    """Whether the request, of whose messages these are the blocks, has marks. Raises
+    InvalidRequest for misplaced ones."""
+    marks = [(f"{place}.cache_control", _ttl(mark)) for place, mark in _explicit(request, blocks)]
     if request.cache_control is not None:
         ttl = _ttl(request.cache_control)
         target = next(_from_the_end(request), None)
@@ -51,9 +51,9 @@ def _ttl(mark: wire.Ephemeral) -> str:
     return mark.ttl or _DEFAULT_TTL
 
 
-def _explicit(request: Prompted) -> Iterator[tuple[str, wire.Ephemeral]]:
+def _explicit(request: Prompted, blocks: Sequence[Placed]) -> Iterator[tuple[str, wire.Ephemeral]]:
     """The marks on blocks, in prefix order. Raises InvalidRequest for one on an empty text."""
-    for place, block in _blocks(request):
+    for place, block in _in_order(request, blocks):
         mark = getattr(block, "cache_control", None)
         if mark is None:
             continue
@@ -62,13 +62,13 @@ def _explicit(request: Prompted) -> Iterator[tuple[str, wire.Ephemeral]]:
         yield place, mark
 
 
-def _blocks(request: Prompted) -> Iterator[tuple[str, Any]]:
+def _in_order(request: Prompted, blocks: Sequence[Placed]) -> Iterator[tuple[str, Any]]:
     for index, tool in enumerate(request.tools or ()):
         yield f"tools.{index}.{tool.type}", tool
     for index, text in enumerate(request.system or ()):
         yield f"system.{index}", text
-    for place, _, block in every_block(request.messages):
-        yield place, block
+    for placed in blocks:
+        yield placed.place, placed.block
 
 
 def _from_the_end(request: Prompted) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from .pictures import MOST_PICTURES, Pictures
 from .terms import Terms
 from .thinking import check_redacted, returned_thought
 from .tools import Toolbox
-from .walk import every_block
+from .walk import Placed
 
 # Blocks that only one of the parties can have written.
 _PARTIES = {
@@ -39,10 +39,16 @@ class ContentReader:
     """Reads the content of one conversation from its beginning to its end: tools that its blocks
     bring along may be called from there on."""
 
-    def __init__(self, messages: Sequence[MessageParam], terms: Terms, toolbox: Toolbox) -> None:
+    def __init__(
+        self,
+        messages: Sequence[MessageParam],
+        blocks: Sequence[Placed],
+        terms: Terms,
+        toolbox: Toolbox,
+    ) -> None:
         self._terms = terms
         self._toolbox = toolbox
-        self._pictures = Pictures(terms=terms, count=_count_pictures(messages))
+        self._pictures = Pictures(terms=terms, count=_count_pictures(blocks))
         self._latest_answer = max(
             (index for index, each in enumerate(messages) if each.role == "assistant"), default=-1
         )
@@ -146,8 +152,8 @@ def checked_text(block: wire.Text) -> TextBlock:
     return TextBlock(text=block.text)
 
 
-def _count_pictures(messages: Sequence[MessageParam]) -> int:
-    count = sum(isinstance(block, wire.Image) for _, _, block in every_block(messages))
+def _count_pictures(blocks: Sequence[Placed]) -> int:
+    count = sum(isinstance(placed.block, wire.Image) for placed in blocks)
     if count > MOST_PICTURES:
         raise InvalidRequest(
             f"messages: Too much media: {count} images > {MOST_PICTURES} maximum; send fewer"
@@ -155,35 +161,38 @@ def _count_pictures(messages: Sequence[MessageParam]) -> int:
     return count
 
 
-def check_citations(messages: Sequence[MessageParam], terms: Terms, *, formatted: bool) -> bool:
+def check_citations(blocks: Sequence[Placed], terms: Terms, *, formatted: bool) -> bool:
     """Whether citations are asked for; they are never given. `formatted`: the answer is to have a
     form of its own. Raises InvalidRequest."""
     asked = False
-    for here, _, block in every_block(messages):
-        switch = getattr(block, "citations", None)
+    for placed in blocks:
+        switch = getattr(placed.block, "citations", None)
         if not isinstance(switch, wire.CitationSwitch) or not switch.enabled:
             continue
         if formatted:
             raise InvalidRequest(
-                f"{here}.citations: citations cannot be combined with output_config.format"
+                f"{placed.place}.citations: citations cannot be combined with output_config.format"
             )
         if terms.strict:
-            raise InvalidRequest(f"{here}.citations: {terms.model} does not support citations")
+            raise InvalidRequest(
+                f"{placed.place}.citations: {terms.model} does not support citations"
+            )
         asked = True
     return asked
 
 
-def check_current_rules(messages: Sequence[MessageParam], terms: Terms) -> None:
+def check_current_rules(blocks: Sequence[Placed], terms: Terms) -> None:
     """What the current API version no longer takes, every place in one sentence (contract 4.2).
     Raises InvalidRequest."""
     if not terms.current:
         return
     documents, cited = [], []
-    for here, role, block in every_block(messages):
+    for placed in blocks:
+        role, block = placed.role, placed.block
         if role == "assistant" and isinstance(block, wire.Document):
-            documents.append(here)
+            documents.append(placed.place)
         if role == "user" and isinstance(block, wire.Text) and block.citations:
-            cited.append(f"{here}.citations")
+            cited.append(f"{placed.place}.citations")
     if documents:
         raise InvalidRequest(
             f"{', '.join(documents)}: `document` blocks cannot be in `assistant` messages with "

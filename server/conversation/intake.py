@@ -27,6 +27,7 @@ from .terms import Terms
 from .thinking import read_thinking
 from .tools import read_choice, read_tools
 from .turns import read_turns
+from .walk import every_block
 
 __all__ = ["Asked", "Terms", "read_request", "read_sampling"]
 
@@ -51,14 +52,15 @@ class Asked:
 def read_request(request: Prompted, terms: Terms) -> Asked:
     """Raises InvalidRequest, or NotFound for a file."""
     _refuse_by_name(request, terms)
-    marked = check_marks(request)
-    check_current_rules(request.messages, terms)
+    blocks = tuple(every_block(request.messages))
+    marked = check_marks(request, blocks)
+    check_current_rules(blocks, terms)
     subset = Subset()
     toolbox = read_tools(request.tools or (), terms, subset)
     thinking = read_thinking(request, terms)
     schema = _output_schema(request, terms, subset)
-    cited = check_citations(request.messages, terms, formatted=schema is not None)
-    reader = ContentReader(request.messages, terms, toolbox)
+    cited = check_citations(blocks, terms, formatted=schema is not None)
+    reader = ContentReader(request.messages, blocks, terms, toolbox)
     conversation = Conversation(
         system=tuple(_system(request.system or [])),
         messages=read_turns(request.messages, reader, toolbox, terms),

@@ -96,7 +96,7 @@ class Subset:
         properties = node.get("properties")
         if not isinstance(properties, dict):
             return
-        required = node.get("required", [])
+        required = _listed(node.get("required"))
         self._optional += sum(name not in required for name in properties)
         self._unions += sum(
             isinstance(each, dict) and ("anyOf" in each or isinstance(each.get("type"), list))
@@ -106,8 +106,8 @@ class Subset:
 
 def _failures(node: Mapping[str, Any]) -> Iterator[str]:
     """What is not supported in a schema itself, its inner schemas aside."""
-    kinds = node.get("type", [])
-    kinds = kinds if isinstance(kinds, list) else [kinds]
+    kind = node.get("type", [])
+    kinds = kind if isinstance(kind, list) else [kind]
     if "object" in kinds or "properties" in node:
         allowed = node.get("additionalProperties")
         if "additionalProperties" not in node:
@@ -122,13 +122,13 @@ def _failures(node: Mapping[str, Any]) -> Iterator[str]:
     for key in node:
         if key not in _SUPPORTED:
             yield f"{about} '{key}' is not supported"
-    if any(isinstance(value, dict | list) for value in node.get("enum", [])):
+    if any(isinstance(value, dict | list) for value in _listed(node.get("enum"))):
         yield "Complex values in 'enum' are not supported"
     if node.get("minItems", 0) not in (0, 1):
         yield "For 'array' type, 'minItems' values other than 0 or 1 are not supported"
-    if "format" in node and node["format"] not in _FORMATS:
+    if "format" in node and str(node["format"]) not in _FORMATS:
         yield f"For 'string' type, 'format: {node['format']}' is not supported"
-    for each in node.get("allOf", []):
+    for each in _listed(node.get("allOf")):
         if isinstance(each, dict) and "$ref" in each:
             yield "'allOf' with '$ref' is not supported"
     if not str(node.get("$ref", "#")).startswith("#"):
@@ -166,6 +166,11 @@ def _references(schema: Any) -> Iterator[str]:
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node
+
+
+def _listed(value: Any) -> list[Any]:
+    """Schemas behind keywords that their draft does not know were judged by nobody."""
+    return value if isinstance(value, list) else []
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

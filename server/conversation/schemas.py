@@ -82,6 +82,7 @@ def check_schema(
     """Raises InvalidRequest for a schema that is none, and for an example that does not fit it."""
     try:
         packed = orjson.dumps(schema)
+        tried = orjson.dumps(list(examples)) if examples else b""
     except orjson.JSONEncodeError:
         deep = "JSON schema is invalid: it is nested too deeply"
         raise InvalidRequest(f"{location}: {deep}") from None
@@ -90,7 +91,6 @@ def check_schema(
             f"{location}: JSON schema is invalid: its patterns repeat too much to be checked; "
             "simplify them"
         )
-    tried = orjson.dumps(list(examples)) if examples else b""
     short = len(packed) + len(tried) <= _KEPT_BYTES
     failure = _failure(packed, tried) if short else _failure.__wrapped__(packed, tried)
     if failure is None:
