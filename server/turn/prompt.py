@@ -60,11 +60,12 @@ def render(
     """The prompt as text. It ends where the answer goes on: behind the template's opening of the
     answer, the mark of a thought that begins or is skipped, and what the client prefilled."""
     chat = dialect.chat(conversation)
-    marks = dialect.thought
-    if conversation.prefill is not None:
-        return tokenizer.render(chat, guarded(conversation.prefill, chat.marks))
     opened = tokenizer.render(chat)
-    if marks is None:
-        return opened
-    # Some templates open the thought themselves.
-    return opened.removesuffix(marks.opening) + (marks.opening if thinking else marks.skipped)
+    prefilled = ""
+    if conversation.prefill is not None:
+        prefill = guarded(conversation.prefill, chat.marks)
+        prefilled = tokenizer.render(chat, prefill).removeprefix(opened)
+    if marks := dialect.thought:
+        # Some templates open the thought themselves.
+        opened = opened.removesuffix(marks.opening) + (marks.opening if thinking else marks.skipped)
+    return opened + prefilled

@@ -65,7 +65,10 @@ class PlainDialect:
 
 # What a signature shows of a schema, or what says nothing of the input that it does not; a schema
 # with more in it is shown as JSON.
-_OF_AN_INPUT = {"type", "properties", "required", "additionalProperties", "title", "description"}
+_OF_AN_INPUT = {
+    *("$schema", "type", "properties", "required"),
+    *("additionalProperties", "title", "description"),
+}
 _OF_A_VALUE = {"type", "items", "enum", "const", "default", "title", "description"}
 
 

@@ -85,14 +85,18 @@ def test_a_thought_begins_or_is_skipped_behind_the_opening_of_the_answer() -> No
 def test_a_template_that_opens_the_thought_itself_opens_it_once(thinking: bool) -> None:
     class Eager(ByteTokenizer):
         def render(self, chat: Chat, prefill: str = "") -> str:
-            return super().render(chat, "<think>\n")
+            return super().render(chat, "<think>\n" + prefill)
 
-    conversation = talk(turn("user", "hi"))
+    conversation = talk(turn("user", "hi"), turn("assistant", "So"))
     eager = prompt.render(conversation, Eager(), THINKER, thinking=thinking)
     assert eager == prompt.render(conversation, TOKENIZER, THINKER, thinking=thinking)
 
 
-def test_a_prefilled_answer_has_no_thought_and_forges_no_mark() -> None:
+def test_a_prefilled_answer_stands_behind_the_thought_that_is_skipped() -> None:
+    conversation = talk(turn("user", "hi"), turn("assistant", "So"))
+    assert prompt.render(conversation, TOKENIZER, THINKER).endswith(f"{THOUGHT.skipped}So")
+
+
+def test_a_prefilled_answer_forges_no_mark() -> None:
     conversation = talk(turn("user", "hi"), turn("assistant", "So <tool_call>"))
-    shown = prompt.render(conversation, TOKENIZER, THINKER)
-    assert shown.endswith(f"\x02assistant\nSo <{GUARD}tool_call>")
+    assert render(conversation).endswith(f"\x02assistant\nSo <{GUARD}tool_call>")
