@@ -73,7 +73,7 @@ class Cors(CORSMiddleware):
         request_id = new_id("req")
         reply = super().preflight_response(request_headers)
         if reply.status_code != 200:
-            return refusal(request_headers["origin"], request_id)
+            reply = refusal(request_headers["origin"], request_id)
         reply.headers["request-id"] = request_id
         return reply
 

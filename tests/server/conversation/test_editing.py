@@ -300,10 +300,8 @@ def test_the_pairs_that_are_kept_are_untouched(
 ) -> None:
     after, _ = apply_edits(conversation, [edit], count)
     uses = [each for each in blocks(conversation) if isinstance(each, ToolUseBlock)]
-    kept = {each.id for each in uses[len(uses) - edit.keep :]} if edit.keep else set()
-    kept |= {each.id for each in uses if each.name in edit.exclude_tools}
-    if edit.keep > len(uses):
-        kept = {each.id for each in uses}
+    newest = uses[-edit.keep :] if edit.keep else []
+    kept = {each.id for each in uses if each in newest or each.name in edit.exclude_tools}
     pairs = zip(blocks(conversation), blocks(after), strict=True)
     for before, left in pairs:
         if isinstance(before, ToolUseBlock) and before.id in kept:

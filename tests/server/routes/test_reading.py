@@ -9,6 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
+
+from senryu.server.routes.reading import betas
+from senryu.server.settings import ServerSettings
 
 ClientFor = Callable[..., httpx.AsyncClient]
 Body = dict[str, Any]
@@ -129,6 +133,18 @@ async def test_every_known_version_and_none_is_served(
     assert reply.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_strict_server_wants_to_be_told_the_version(
+    path: str, client_for: ClientFor, body: Body
+) -> None:
+    client = client_for(strict=True)
+    reply = await client.post(path, json=body)
+    assert error(reply) == (400, "invalid_request_error", "anthropic-version: header is required")
+    for version in ("2023-06-01", "2026-10-21"):
+        reply = await client.post(path, json=body, headers={"anthropic-version": version})
+        assert reply.status_code == 200
+
+
 @pytest.mark.parametrize("version", ["2024-01-01", "latest", "", "2023-06-01x"])
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 async def test_an_unknown_version_is_refused_by_name(
@@ -175,6 +191,62 @@ async def test_betas_and_other_headers_are_let_pass(client: httpx.AsyncClient, b
         "traceparent": "00-0-0-00",
     }
     reply = await client.post("/v1/messages?beta=true&x=y", json=body, headers=headers)
+    assert reply.status_code == 200
+
+
+# --- betas -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "spoken"),
+    [
+        ([], set()),
+        (["a-1"], {"a-1"}),
+        (["a-1,b-2", " c-3 ,, a-1,"], {"a-1", "b-2", "c-3"}),
+        (["", " , "], set()),
+    ],
+)
+def test_betas_are_read_from_all_headers(headers: list[str], spoken: set[str]) -> None:
+    assert betas(asking(*headers), ServerSettings()) == spoken
+
+
+def asking(*headers: str) -> Request:
+    """A request with these `anthropic-beta` headers."""
+    named = [(b"anthropic-beta", header.encode()) for header in headers]
+    return Request({"type": "http", "headers": named})
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_only_a_strict_server_refuses_unknown_betas_and_names_each(
+    path: str, client_for: ClientFor, body: Body
+) -> None:
+    headers = {
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "zeta-2030-01-01, token-counting-2024-11-01,computer-use-2025-01-24, x",
+    }
+    assert (await client_for().post(path, json=body, headers=headers)).status_code == 200
+    reply = await client_for(strict=True).post(path, json=body, headers=headers)
+    status, kind, message = error(reply)
+    assert (status, kind) == (400, "invalid_request_error")
+    assert message.startswith(
+        "Unexpected value(s) `x`, `zeta-2030-01-01` for the `anthropic-beta` header. "
+    )
+
+
+async def test_what_claude_code_sends_is_known_to_a_strict_server(
+    client_for: ClientFor, body: Body
+) -> None:
+    sent = [
+        "claude-code-20250219",
+        "interleaved-thinking-2025-05-14",
+        "context-management-2025-06-27",
+        "mid-conversation-tool-changes-2026-07-01",
+        "thinking-token-count-2026-05-13",
+        "advanced-tool-use-2025-11-20",
+        "effort-2025-11-24",
+    ]
+    headers = {"anthropic-version": "2023-06-01", "anthropic-beta": ",".join(sent)}
+    reply = await client_for(strict=True).post("/v1/messages", json=body, headers=headers)
     assert reply.status_code == 200
 
 
