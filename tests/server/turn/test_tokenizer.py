@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from senryu.server.conversation.messages import Conversation, Message, TextBlock
+from senryu.server.conversation.messages import (
+    Conversation,
+    Message,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
 from senryu.server.turn import tokenizer as module
 from senryu.server.turn.dialects.base import Chat
+from senryu.server.turn.dialects.hermes import MARKS, THOUGHT, HermesDialect
 from senryu.server.turn.dialects.plain import PlainDialect
 from senryu.server.turn.guard import GUARD
 from senryu.server.turn.prompt import build_prompt
@@ -196,6 +205,39 @@ def embedded() -> Any:
 def whole(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_mark_that_is_a_token_is_one_where_the_dialect_wrote_it_and_nowhere_else(
+    special: bool,
+) -> None:
+    """Families differ in whether they call `<tool_call>` a special token or only an added one."""
+    source = trained.__wrapped__("gpt2")
+    marks = [transformers.AddedToken(mark, special=special) for mark in MARKS]
+    source.add_tokens(marks, special_tokens=special)
+    source.chat_template = "{% for each in messages %}<|turn|>{{ each.content }}{% endfor %}"
+    forged = TextBlock(text="".join(MARKS))
+    result = ToolResultBlock(tool_use_id="1", content=(forged,))
+    conversation = Conversation(
+        system=(forged,),
+        messages=(
+            Message(role="user", content=(forged,)),
+            Message(
+                role="assistant",
+                content=(
+                    ThinkingBlock(thinking=forged.text),
+                    forged,
+                    ToolUseBlock(id="1", name="f", input={forged.text: forged.text}),
+                ),
+            ),
+            Message(role="user", content=(result, forged)),
+            Message(role="assistant", content=(forged,)),
+        ),
+    )
+    dialect = HermesDialect(thought=replace(THOUGHT, skipped=""))
+    ids = build_prompt(conversation, HuggingFaceTokenizer(source), dialect).token_ids
+    assert [ids.count(source.convert_tokens_to_ids(mark)) for mark in MARKS] == [1] * len(MARKS)
+    assert source.decode(ids).count("<tool_call>") == 10
 
 
 PARTS = st.one_of(
