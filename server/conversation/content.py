@@ -12,9 +12,15 @@ from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam
 
 from .documents import read_document, read_search_result
-from .messages import Block, ImageBlock, TextBlock, ToolResultBlock, ToolUseBlock
-from .messages import ToolDefinitionBlock as Definition
-from .pictures import MOST_PICTURES, Pictures
+from .messages import (
+    Block,
+    ImageBlock,
+    TextBlock,
+    ToolDefinitionBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from .pictures import MOST_MEDIA, Pictures
 from .terms import Terms
 from .thinking import check_redacted, returned_thought
 from .tools import Toolbox
@@ -93,8 +99,8 @@ class ContentReader:
             case wire.Compaction():
                 if block.content and not block.content.isspace():
                     yield TextBlock(text=block.content)
-            case wire.HostedBlock():
-                return  # what the hosted service's own tools did is no use to this model
+            case wire.HostedBlock():  # what the hosted service's own tools did is no use here
+                self.ignored.append(f"messages.{block.type}")
             case _:
                 raise InvalidRequest(
                     f"{here}: `{block.type}` blocks are not supported: there is no container on "
@@ -114,7 +120,7 @@ class ContentReader:
 
     def _result(
         self, result: wire.ToolResult, within: str
-    ) -> Iterator[TextBlock | ImageBlock | Definition]:
+    ) -> Iterator[TextBlock | ImageBlock | ToolDefinitionBlock]:
         """What a tool gave back. Blank text is content here: a tool may well print a newline."""
         for place, block in enumerate(result.content or ()):
             here = f"{within}.{place}"
@@ -125,7 +131,7 @@ class ContentReader:
                     yield TextBlock(text=block.text)
                 case wire.ToolReference():
                     tool, _ = self._toolbox.surface(block.tool_name, here)
-                    yield Definition(tool=tool)
+                    yield ToolDefinitionBlock(tool=tool)
                 case wire.BrowserState():
                     self.ignored.append("messages.browser_state")
                 case _:
@@ -153,12 +159,15 @@ def checked_text(block: wire.Text) -> TextBlock:
 
 
 def _count_pictures(blocks: Sequence[Placed]) -> int:
-    count = sum(isinstance(placed.block, wire.Image) for placed in blocks)
-    if count > MOST_PICTURES:
-        raise InvalidRequest(
-            f"messages: Too much media: {count} images > {MOST_PICTURES} maximum; send fewer"
-        )
-    return count
+    """How many pictures there are. Raises InvalidRequest for more than can be read."""
+    pictures = sum(isinstance(placed.block, wire.Image) for placed in blocks)
+    documents = sum(isinstance(placed.block, wire.Document) for placed in blocks)
+    for count, name in ((pictures, "images"), (documents, "documents")):
+        if count > MOST_MEDIA:
+            raise InvalidRequest(
+                f"messages: Too much media: {count} {name} > {MOST_MEDIA} maximum; send fewer"
+            )
+    return pictures
 
 
 def check_citations(blocks: Sequence[Placed], terms: Terms, *, formatted: bool) -> bool:

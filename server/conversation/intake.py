@@ -72,9 +72,10 @@ def read_request(request: Prompted, terms: Terms) -> Asked:
     if terms.strict:
         _check_manual_thinking(request)
     ignored = [*ignored_fields(request, thinking), *reader.ignored]
-    ignored += [
-        name for name, is_there in (("cache_control", marked), ("citations", cited)) if is_there
-    ]
+    if marked:
+        ignored.append("cache_control")
+    if cited:
+        ignored.append("citations")
     return Asked(
         conversation=conversation,
         demands=Demands(

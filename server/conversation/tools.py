@@ -10,7 +10,7 @@ from typing import assert_never
 from senryu.server.wire import tools as wire
 from senryu.server.wire.errors import InvalidRequest
 
-from .client_tools import definition
+from .client_tools import ClientTool, definition
 from .messages import Tool, ToolChoice
 from .schema_subset import Subset
 from .schemas import PatternBudget, check_schema
@@ -19,8 +19,14 @@ from .terms import Terms
 # Clients may change the tools in mid-conversation with either of these.
 CHANGES_BETAS = frozenset({"mid-conversation-tool-changes-2026-07-01", "inline-tools-2026-09-15"})
 
-_Schemaful = wire.CustomTool
-_Entry = wire.Tool
+# Tools that the hosted service knows only under a beta.
+_BETAS = {
+    "bash_20241022": "computer-use-2024-10-22",
+    "text_editor_20241022": "computer-use-2024-10-22",
+    "computer_20241022": "computer-use-2024-10-22",
+    "computer_20250124": "computer-use-2025-01-24",
+    "computer_20251124": "computer-use-2025-11-24",
+}
 
 
 class Toolbox:
@@ -59,13 +65,19 @@ class Toolbox:
         return self._declared[name]
 
 
-def read_tools(entries: Sequence[_Entry], terms: Terms, subset: Subset) -> Toolbox:
+def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> Toolbox:
     """Raises InvalidRequest."""
     tools, deferred = [], set()
     patterns = PatternBudget()
     for index, entry in enumerate(entries):
         if isinstance(entry, wire.ServerTool | wire.Toolset):
             raise InvalidRequest(f"'{terms.model}' does not support tool types: {entry.type}.")
+        beta = _BETAS.get(entry.type)
+        if terms.strict and beta is not None and beta not in terms.betas:
+            raise InvalidRequest(
+                f"tools.{index}: {entry.type} needs the beta {beta}; send it in the anthropic-beta "
+                "header"
+            )
         here = f"tools.{index}.{entry.type}"
         _check_callers(entry, here)
         tool = _tool(entry, here, patterns)
@@ -88,8 +100,7 @@ def read_tools(entries: Sequence[_Entry], terms: Terms, subset: Subset) -> Toolb
     return Toolbox(tools, frozenset(deferred))
 
 
-def _tool(entry: _Entry, here: str, patterns: PatternBudget) -> Tool:
-    assert not isinstance(entry, wire.ServerTool | wire.Toolset)
+def _tool(entry: wire.CustomTool | ClientTool, here: str, patterns: PatternBudget) -> Tool:
     if isinstance(entry, wire.CustomTool):
         description, schema = entry.description or "", entry.input_schema
     else:

@@ -257,9 +257,10 @@ def test_a_client_may_want_no_picture_made_smaller(read: Any) -> None:
 
 def test_there_is_an_end_to_pictures(read: Any) -> None:
     for on in (SEES, {}):
-        assert read.refusal(on=on, messages=[user(*[image()] * 601)]).startswith(
-            "messages: Too much media: 601 images > 600 maximum"
-        )
+        for block, name in ((image(), "images"), (pdf(b"%PDFone"), "documents")):
+            assert read.refusal(on=on, messages=[user(*[block] * 601)]).startswith(
+                f"messages: Too much media: 601 {name} > 600 maximum"
+            )
 
 
 def test_a_picture_is_the_users(read: Any) -> None:

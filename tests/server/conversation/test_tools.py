@@ -109,6 +109,22 @@ def test_a_schema_of_ours_takes_what_the_contract_lists(
     assert not any(judge.is_valid(each) for each in bad)
 
 
+@pytest.mark.parametrize("entry", CLIENT_TOOLS)
+def test_strict_reading_wants_the_betas_of_older_and_of_computer_tools(
+    read: Any, entry: dict[str, Any]
+) -> None:
+    day = {"20241022": "2024-10-22", "computer_20250124": "2025-01-24", "20251124": "2025-11-24"}
+    beta = next(
+        (f"computer-use-{each}" for end, each in day.items() if entry["type"].endswith(end)), None
+    )
+    if beta is None:
+        assert read(on={"strict": True}, tools=[entry])
+        return
+    words = f"tools.0: {entry['type']} needs the beta {beta}"
+    assert read.refusal(on={"strict": True}, tools=[entry]).startswith(words)
+    assert read(on={"strict": True, "betas": frozenset({beta})}, tools=[entry])
+
+
 def test_the_model_is_told_how_large_the_screen_is(read: Any) -> None:
     (computer,) = read(tools=[CLIENT_TOOLS[8]]).conversation.tools
     assert "1024 pixels wide and 768 high" in computer.description
