@@ -54,6 +54,20 @@ def test_the_pages_that_are_made_from_the_code_are_fresh() -> None:
         assert (ROOT / "docs" / page).read_text() == made(), f"{page} is stale: make docs"
 
 
+def test_every_row_of_the_compatibility_page_is_proved_by_tests_that_exist() -> None:
+    """A link's text is the name of a test in the file that it leads to, in words."""
+    page = ROOT / "docs/compatibility.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    claims = [row for row in rows if row != "| what | here | proof |"]
+    assert len(claims) > 80
+    for row in claims:
+        proofs = re.findall(r"\[([^\]]+)\]\(([^)]+\.py)\)", row.rpartition(" | ")[2])
+        assert proofs, f"nothing proves: {row}"
+        for promise, file in proofs:
+            name = f"def test_{promise.replace(' ', '_')}("
+            assert name in (page.parent / file).read_text(), f"{file} has no {name}"
+
+
 def test_every_setting_is_documented() -> None:
     from dataclasses import fields
 
