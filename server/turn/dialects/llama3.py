@@ -121,9 +121,15 @@ def _result(block: ToolResultBlock) -> dict[str, Any]:
     return result | ({"functions": found} if found else {})
 
 
+def _recognised(template: str) -> bool:
+    """Others that know `ipython` would leave out a result that is an object."""
+    of_llama = "ipython" in template or "<|python_tag|>" in template
+    return of_llama and "content is mapping" in template
+
+
 FAMILY = Family(
     name="llama3",
     speaks=lambda thought: Llama3Dialect(thought=thought),
-    recognises=lambda template: "ipython" in template or "<|python_tag|>" in template,
-    sign="takes results as turns of `ipython`",
+    recognises=_recognised,
+    sign="takes results as objects, from `ipython`",
 )

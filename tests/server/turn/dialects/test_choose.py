@@ -9,7 +9,11 @@ QWEN = (
     CHATML + r"{% if tools %}<tool_call>\n{\"name\": n, \"arguments\": a}\n</tool_call>{% endif %}"
 )
 XML = CHATML + "{% if tools %}<tool_call>\n<function={{ c.arguments }}>\n</tool_call>{% endif %}"
-LLAMA = "{% if m.role == 'ipython' %}{{ m.content | tojson }}{% endif %}{{ tools }}"
+LLAMA = (
+    "{% if m.role == 'ipython' and m.content is mapping %}{{ m.content | tojson }}{% endif %}"
+    "{{ tools }}"
+)
+STRINGS_ONLY = LLAMA.replace("mapping", "string")
 
 
 @pytest.mark.parametrize(
@@ -17,8 +21,8 @@ LLAMA = "{% if m.role == 'ipython' %}{{ m.content | tojson }}{% endif %}{{ tools
     [
         (QWEN, "hermes", "its chat template writes calls as JSON in <tool_call> tags"),
         (QWEN.replace(r"\"", '"'), "hermes", "its chat template writes calls as JSON in"),
-        (LLAMA, "llama3", "its chat template takes results as turns of `ipython`"),
-        ("<|python_tag|>", "llama3", "its chat template takes results as turns of `ipython`"),
+        (LLAMA, "llama3", "its chat template takes results as objects, from `ipython`"),
+        (STRINGS_ONLY, "plain", "its chat template knows no tools in a way that another dialect"),
         (CHATML, "plain", "its chat template knows no tools in a way that another dialect does"),
         (XML, "plain", "its chat template knows no tools in a way that another dialect does"),
     ],
