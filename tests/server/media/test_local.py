@@ -1,9 +1,12 @@
 """The media of a server do what its settings allow, for a window of the model's size."""
 
+import base64
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
+import httpx
 import pytest
 
 from senryu.server.conversation.media import Media, MediaError
@@ -42,3 +45,31 @@ def test_plain_text_costs_none_of_the_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_a_model_that_does_not_see_reads_the_text_of_a_pdf(
+    client: httpx.AsyncClient, make_pdf: MakePdf
+) -> None:
+    async def counted(*pages: str) -> int:
+        data = base64.b64encode(make_pdf(*pages)).decode()
+        source = {"type": "base64", "media_type": "application/pdf", "data": data}
+        content = [{"type": "document", "source": source}, {"type": "text", "text": "Sum it up."}]
+        body = {"model": "scripted", "messages": [{"role": "user", "content": content}]}
+        reply = await client.post("/v1/messages/count_tokens", json=body)
+        assert reply.status_code == 200, reply.text
+        return int(reply.json()["input_tokens"])
+
+    assert await counted("four words on it") - await counted("x") == len("four words on it") - 1
+
+
+async def test_a_pdf_of_pictures_alone_is_refused_with_its_place(
+    client: httpx.AsyncClient, body: dict[str, Any], make_pdf: MakePdf
+) -> None:
+    data = base64.b64encode(make_pdf("", "")).decode()
+    source = {"type": "base64", "media_type": "application/pdf", "data": data}
+    body["messages"][0]["content"] = [{"type": "document", "source": source}]
+    reply = await client.post("/v1/messages", json=body)
+    assert reply.status_code == 400
+    message = reply.json()["error"]["message"]
+    assert message.startswith("messages.0.content.0.document")
+    assert "does not support PDF input" in message
