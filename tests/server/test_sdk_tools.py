@@ -1,12 +1,15 @@
 """The official client calls tools: plain, streamed, in parallel, and in its own tool loop."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 from anthropic import Anthropic, AsyncAnthropic, beta_async_tool, beta_tool
 from anthropic.lib.tools import ToolError
+from anthropic.tools.memory import BetaLocalFilesystemMemoryTool
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",
@@ -232,3 +235,22 @@ def test_an_explicit_thread_is_refused_or_goes_on_without(client_of: Any) -> Non
     )
     assert thread.send(question).content[0].text == "First."
     assert thread.send({"role": "user", "content": "And?"}).content[0].text == "Second."
+
+
+def test_the_clients_memory_is_kept_by_the_model(
+    serve: Any, talking_engine: Any, tmp_path: Path
+) -> None:
+    """A tool that the API defines: the client sends no schema, and runs what the model asks for."""
+    create = {"command": "create", "path": "/memories/note.txt", "file_text": "Paris is sunny.\n"}
+    view = {"command": "view", "path": "/memories/note.txt"}
+    calls = [
+        f'<tool_call>\n{{"name": "memory", "arguments": {json.dumps(each)}}}\n</tool_call>'
+        for each in (create, view)
+    ]
+    engine = talking_engine(*calls, "I remember.")
+    memory = BetaLocalFilesystemMemoryTool(base_path=str(tmp_path))
+    with Anthropic(base_url=serve(engine).url, api_key="local") as client:
+        last = client.beta.messages.tool_runner(**ASK | {"tools": [memory]}).until_done()
+    assert last.content[0].text == "I remember."
+    assert (tmp_path / "memories" / "note.txt").read_text() == "Paris is sunny.\n"
+    assert engine.read[2].count("Paris is sunny.") == 2
