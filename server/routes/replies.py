@@ -13,9 +13,9 @@ IGNORED = "senryu-ignored"
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
-    """Says which fields of the request were accepted and change nothing here; left out when all
-    that was asked for is done."""
-    listed = ", ".join(names)
+    """Says which fields of the request were accepted and change nothing here, each once; left out
+    when all that was asked for is done."""
+    listed = ", ".join(dict.fromkeys(names))
     return {IGNORED: listed} if listed else {}
 
 

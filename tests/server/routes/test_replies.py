@@ -11,7 +11,7 @@ from senryu.server.wire.errors import AuthenticationFailed
 
 def test_the_header_is_there_only_if_something_was_ignored() -> None:
     assert ignored_header([]) == {}
-    assert ignored_header(["cache_control", "inference_geo"]) == {
+    assert ignored_header(["cache_control", "inference_geo", "cache_control"]) == {
         "senryu-ignored": "cache_control, inference_geo"
     }
 
