@@ -22,7 +22,7 @@ from .edits import read_edits
 from .ignored import ignored_fields
 from .messages import Conversation, Demands, Sampling, TextBlock, Thinking, ToolChoice
 from .schema_subset import Subset
-from .schemas import PatternBudget, check_schema, required_first
+from .schemas import check_schema, required_first
 from .terms import Terms
 from .thinking import read_thinking
 from .tools import read_choice, read_tools
@@ -158,7 +158,7 @@ def _output_schema(request: Prompted, terms: Terms, subset: Subset) -> Mapping[s
         form, location = request.output_format, "output_format"
     if form is None:
         return None
-    check_schema(form.schema_, f"{location}.schema", PatternBudget())
+    check_schema(form.schema_, f"{location}.schema")
     if terms.strict:
         subset.check(form.schema_, f"{location}.schema")
     return required_first(form.schema_)

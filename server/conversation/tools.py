@@ -13,7 +13,7 @@ from senryu.server.wire.errors import InvalidRequest
 from .client_tools import ClientTool, definition
 from .messages import Tool, ToolChoice
 from .schema_subset import Subset
-from .schemas import PatternBudget, check_schema
+from .schemas import check_schema
 from .terms import Terms
 
 # Clients may change the tools in mid-conversation with either of these.
@@ -68,7 +68,6 @@ class Toolbox:
 def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> Toolbox:
     """Raises InvalidRequest."""
     tools, deferred = [], set()
-    patterns = PatternBudget()
     for index, entry in enumerate(entries):
         if isinstance(entry, wire.ServerTool | wire.Toolset):
             raise InvalidRequest(f"'{terms.model}' does not support tool types: {entry.type}.")
@@ -80,7 +79,7 @@ def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> To
             )
         here = f"tools.{index}.{entry.type}"
         _check_callers(entry, here)
-        tool = _tool(entry, here, patterns)
+        tool = _tool(entry, here)
         if tool.strict and terms.strict:
             subset.check_tool(tool.input_schema, f"{here}.input_schema")
         tools.append(tool)
@@ -100,7 +99,7 @@ def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> To
     return Toolbox(tools, frozenset(deferred))
 
 
-def _tool(entry: wire.CustomTool | ClientTool, here: str, patterns: PatternBudget) -> Tool:
+def _tool(entry: wire.CustomTool | ClientTool, here: str) -> Tool:
     if isinstance(entry, wire.CustomTool):
         description, schema = entry.description or "", entry.input_schema
     else:
@@ -109,7 +108,6 @@ def _tool(entry: wire.CustomTool | ClientTool, here: str, patterns: PatternBudge
     check_schema(
         schema,
         f"{here}.input_schema",
-        patterns,
         examples=examples,
         examples_location=f"{here}.input_examples",
     )
