@@ -36,8 +36,10 @@ log = logging.getLogger("senryu.server")
 
 Result = TypeVar("Result")
 
-# Reading a short request costs less than the hop to a thread.
+# Reading a short request costs less than the hop to a thread, unless there may be a document or a
+# picture in it: a PDF is read by a process of its own.
 _LONG_REQUEST_BYTES = 16_384
+_MEDIA = b'"source"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ async def count(request: Request, body: bytes, spoken: Spoken) -> Response:
 
 async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
     """What `read` makes of the body; of a long one in a thread, for others wait for the loop."""
-    if len(body) > _LONG_REQUEST_BYTES:
+    if len(body) > _LONG_REQUEST_BYTES or _MEDIA in body:
         return await asyncio.to_thread(read, body)
     return read(body)
 
@@ -167,9 +169,11 @@ def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt
     whole = prompt(asked.conversation)
     if asked.edits is None:
         return asked, whole, Extras()
-    edited, applied = apply_edits(
-        asked.conversation, asked.edits, lambda conversation: len(prompt(conversation))
-    )
+
+    def length(conversation: Conversation) -> int:
+        return len(whole if conversation is asked.conversation else prompt(conversation))
+
+    edited, applied = apply_edits(asked.conversation, asked.edits, length)
     shown = prompt(edited) if applied else whole
     return asked, shown, Extras(context_management=applied, original_tokens=len(whole))
 
@@ -184,13 +188,13 @@ async def _held_to_schemas(demands: Demands, engine: Engine) -> tuple[Demands, I
         why_not = await engine.refusal(demands.output_schema)
         if why_not is not None:
             raise InvalidRequest(f"output_config.format.schema: {why_not}")
-    tools, loosened = [], []
+    tools, loosened = [], list[str]()
     for tool in demands.callable_tools if demands.tool_choice.mode != "none" else ():
         why_not = await engine.refusal(tool.input_schema)
         if why_not is not None and tool.strict:
             raise InvalidRequest(f"tools: the input_schema of {tool.name}: {why_not}")
         if why_not is not None:
-            loosened.append(f"tools.{tool.name}.input_schema")
+            loosened = ["tools.input_schema"]
         tools.append(tool if why_not is None else replace(tool, enforced=False))
     if loosened:
         demands = replace(demands, callable_tools=tuple(tools))

@@ -215,9 +215,14 @@ async def test_a_long_prompt_is_counted_like_a_short_one(
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
-@pytest.mark.parametrize(("length", "elsewhere"), [(10, False), (20_000, True)])
+@pytest.mark.parametrize(
+    ("text", "kind", "elsewhere"),
+    [("x" * 10, "text", False), ("x" * 20_000, "text", True), ("x" * 10, "document", True)],
+    ids=["short", "long", "document"],
+)
 async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_tokens(
-    length: int,
+    text: str,
+    kind: str,
     elsewhere: bool,
     path: str,
     client_for: ClientFor,
@@ -236,7 +241,9 @@ async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_token
 
     for name in ("parse", "read_request", "build_prompt"):
         monkeypatch.setattr(routes, name, watched(getattr(routes, name)))
-    body["messages"][0]["content"] += "x" * length
+    document = {"source": {"type": "text", "media_type": "text/plain", "data": text}}
+    content = {"text": text} if kind == "text" else document
+    body["messages"][0]["content"] = [{"type": kind, **content}]
     assert (await client_for().post(path, json=body)).status_code == 200
     assert len(threads) == 3
     assert len(set(threads)) == 1
