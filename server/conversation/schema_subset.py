@@ -5,6 +5,7 @@ Only asked in strict mode: the engine here holds answers to more than that.
 
 import re
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from senryu.server.wire.errors import InvalidRequest
@@ -56,7 +57,7 @@ _REGEX_FEATURES = (
     (re.compile(r"\(\?<?[=!]"), "lookaround"),
     (re.compile(r"\\[1-9]|\\k<"), "backreference"),
     (re.compile(r"\\[bB]"), "word boundary"),
-    (re.compile(r"\{\d*,?\d{4,}\}|\{\d{4,},"), "large repetition"),
+    (re.compile(r"\{(\d{4}|\d{0,3},\d{4})"), "large repetition"),
 )
 
 
@@ -96,7 +97,7 @@ class Subset:
         properties = node.get("properties")
         if not isinstance(properties, dict):
             return
-        required = _listed(node.get("required"))
+        required = {name for name in _listed(node.get("required")) if isinstance(name, str)}
         self._optional += sum(name not in required for name in properties)
         self._unions += sum(
             isinstance(each, dict) and ("anyOf" in each or isinstance(each.get("type"), list))
@@ -145,14 +146,12 @@ def _refuse_recursion(schema: Mapping[str, Any], location: str) -> None:
         for group in ("$defs", "definitions")
         for name, inner in _mapping(schema.get(group)).items()
     }
-    within = set(_references(schema))
-    # Take away what leads nowhere until nothing changes: what stays is a circle.
-    changed = True
-    while changed:
-        settled = {name for name, names in leads_to.items() if not names & leads_to.keys()}
-        changed = bool(settled)
-        leads_to = {name: names for name, names in leads_to.items() if name not in settled}
-    if leads_to or "#" in within:
+    try:
+        TopologicalSorter(leads_to).prepare()
+        in_circles = "#" in _references(schema)
+    except CycleError:
+        in_circles = True
+    if in_circles:
         raise InvalidRequest(f"{location}: Recursive schemas are not supported")
 
 
