@@ -1,7 +1,7 @@
 """Bodies that were good and then changed at random: what a buggy client sends, and a hostile one.
 
 Promised whatever is sent: no 5xx; an error has the contract's shape; an answer is well formed,
-costs what count_tokens says, and is the same streamed or not.
+costs what count_tokens says, is the same streamed or not, and is taken back in the next request.
 """
 
 import base64
@@ -226,6 +226,19 @@ def without_ids(message: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in message.items() if k != "id"} | {"content": content}
 
 
+def one_round_on(body: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    """The next request of the conversation, as a client makes it of an answer."""
+    results = [
+        {"type": "tool_result", "tool_use_id": block["id"], "content": "done"}
+        for block in message["content"]
+        if block["type"] == "tool_use"
+    ]
+    answer = {"role": "assistant", "content": message["content"]}
+    reply = {"role": "user", "content": [*results, {"type": "text", "text": "Go on."}]}
+    asked = [each for each in body["messages"] if each["content"]]  # a start that was none is gone
+    return body | {"messages": [*asked, answer, reply]}
+
+
 @runs(400)
 @given(
     body=changed(),
@@ -241,6 +254,8 @@ def test_a_changed_body_is_answered_well_or_refused_well(
     if message is None:
         return
     assert judge.counted(body, headers, **of) == judge.charged(message)
+    if message["content"]:
+        assert judge.answered(one_round_on(body, message), headers, **of), message
     if body["max_tokens"] > 0:
         other = judge.answered(body | {"stream": not body.get("stream")}, headers, **of)
         assert other is not None

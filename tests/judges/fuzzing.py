@@ -26,6 +26,8 @@ SCRIPTS = (
     POEM,
     f"Let me think.\n</think>\n\nI shall look.\n{CALL}\n{CALL}",
     CALL,
+    f"\n \n{CALL}\n\n",
+    " \n",
     'Hm.\n</think>\n\n{"a": "x", "b": 1}',
 )
 COUNTED = (
