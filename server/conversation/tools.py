@@ -80,7 +80,7 @@ def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> To
         here = f"tools.{index}.{entry.type}"
         _check_callers(entry, here)
         tool = _tool(entry, here)
-        if tool.strict and terms.strict:
+        if terms.strict and tool.strict and isinstance(entry, wire.CustomTool):
             subset.check_tool(tool.input_schema, f"{here}.input_schema")
         tools.append(tool)
         if entry.defer_loading:

@@ -118,7 +118,7 @@ def test_strict_reading_wants_the_betas_of_older_and_of_computer_tools(
         (f"computer-use-{each}" for end, each in day.items() if entry["type"].endswith(end)), None
     )
     if beta is None:
-        assert read(on={"strict": True}, tools=[entry])
+        assert read(on={"strict": True}, tools=[entry | {"strict": True}])
         return
     words = f"tools.0: {entry['type']} needs the beta {beta}"
     assert read.refusal(on={"strict": True}, tools=[entry]).startswith(words)
