@@ -5,7 +5,7 @@ from typing import Any
 
 import anthropic
 import pytest
-from anthropic import Anthropic, AsyncAnthropic
+from anthropic import Anthropic, AsyncAnthropic, types
 
 from senryu.server.engine.scripted import POEM, ScriptedEngine
 
@@ -14,6 +14,23 @@ ASK: dict[str, Any] = {
     "max_tokens": 100,
     "messages": [{"role": "user", "content": "Write a senryu."}],
 }
+
+
+# A tool that nobody declared comes to light in what another one gave back.
+SURFACED = [
+    *ASK["messages"],
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "b", "input": {}}]},
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "tool_result",
+                "tool_use_id": "a",
+                "content": [{"type": "tool_reference", "tool_name": "none"}],
+            }
+        ],
+    },
+]
 
 
 @pytest.fixture(scope="session")
@@ -215,6 +232,20 @@ def test_an_engine_that_breaks_in_a_stream_raises_in_the_clients_loop(
         assert [next(pieces), next(pieces)] == ["The ", "model "]
         with pytest.raises(anthropic.APIStatusError, match="try it again"):
             next(pieces)
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"extra_body": {"thread": {"type": "create"}}}, types.ThreadUnsupportedRequestError),
+        ({"messages": SURFACED}, types.ToolReferenceUnresolvedError),
+    ],
+)
+def test_an_error_code_is_the_clients_own_class(
+    more: dict[str, Any], error: type[Exception], judge: Anthropic
+) -> None:
+    with pytest.raises(error):
+        judge.messages.create(**ASK | more)
 
 
 def test_a_thread_is_refused_with_the_code_that_the_client_knows(judge: Anthropic) -> None:
