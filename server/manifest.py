@@ -70,6 +70,8 @@ class Manifest:
     """Every file of the model except this manifest; empty when nobody recorded them."""
     recipe_digest: str | None = None
     """SHA-256 of everything that decided the result, so that equal recipes share one folder."""
+    dialect: str | None = None
+    """How it spells tools and thinking, where its chat template does not tell."""
     notes: tuple[str, ...] = ()
     """Sentences for people."""
 

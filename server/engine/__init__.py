@@ -40,7 +40,9 @@ async def open_engine(settings: ServerSettings) -> Engine:
         raise EngineError(why_not)
     build, version = installed_build(device.kind)  # before the minutes that a model may take
     folder = find_model(settings.model)
-    facts = read_facts(folder, served_name=settings.served_name, asked=settings.model)
+    facts = read_facts(
+        folder, served_name=settings.served_name, asked=settings.model, dialect=settings.dialect
+    )
     arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}")
     try:
         log_file = None if settings.verbose else new_log(cache_folder() / "logs")

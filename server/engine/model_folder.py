@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from senryu.server.manifest import describe_folder
+from senryu.server.turn.dialects import choose_dialect
 
 from .base import EngineError
 from .vllm_arguments import ModelFacts
@@ -39,11 +40,15 @@ def find_model(model: str) -> Path:
     return _download(model)
 
 
-def read_facts(folder: Path, *, served_name: str | None, asked: str) -> ModelFacts:
-    """What the engine must know of a model folder. Raises EngineError when it is no model."""
+def read_facts(
+    folder: Path, *, served_name: str | None, asked: str, dialect: str | None = None
+) -> ModelFacts:
+    """What the engine must know of a model folder. `dialect` is the one that was asked for.
+    Raises EngineError when the folder is no model."""
     try:
         manifest = describe_folder(folder)
         config = json.loads((folder / "config.json").read_text())
+        spoken, why = choose_dialect(_template(folder), asked=dialect, named=manifest.dialect)
     except (OSError, ValueError) as error:
         raise EngineError(str(error)) from error
     scheme = manifest.scheme
@@ -57,7 +62,22 @@ def read_facts(folder: Path, *, served_name: str | None, asked: str) -> ModelFac
         scheme=scheme,
         created_at=manifest.created_at or "1970-01-01T00:00:00Z",
         trained_window=config.get("max_position_embeddings"),
+        dialect=spoken,
+        dialect_why=why,
     )
+
+
+def _template(folder: Path) -> str:
+    """The chat template of a model folder, which stands in a file of its own or, as it used to, in
+    the tokenizer's; empty where there is none."""
+    own, tokenizer = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if own.exists():
+        return own.read_text(encoding="utf-8")
+    config = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else {}
+    template = config.get("chat_template") or ""
+    if isinstance(template, list):  # several, each with a name
+        template = "\n".join(str(each.get("template", "")) for each in template)
+    return str(template)
 
 
 def _prepare_embedded() -> Path:

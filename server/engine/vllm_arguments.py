@@ -10,6 +10,7 @@ from typing import Any
 
 from senryu.server.device import Device
 from senryu.server.settings import ServerSettings
+from senryu.server.turn.dialects.base import Dialect
 
 from .base import Choice, EngineError
 
@@ -28,6 +29,7 @@ class VllmArguments:
     environment: Mapping[str, str]
     choices: tuple[Choice, ...]
     created_at: str
+    dialect: Dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,9 @@ class ModelFacts:
     """Positions it was trained for; None when its config does not tell."""
     created_at: str
     """RFC 3339 time of its making; the epoch when unknown."""
+    dialect: Dialect
+    dialect_why: str
+    """Why it speaks this one, as the end of a sentence."""
 
 
 def vllm_arguments(
@@ -74,6 +79,7 @@ def vllm_arguments(
         Choice("engine", build, f"the build for a {device.kind.upper()}"),
         Choice("model", model.name, model.folder),
         Choice("weights", model.scheme, "as the model's folder says"),
+        Choice("dialect", model.dialect.name, model.dialect_why),
     ]
     if settings.max_streams:
         engine["max_num_seqs"] = settings.max_streams
@@ -90,6 +96,7 @@ def vllm_arguments(
         environment=environment,
         choices=tuple(choices),
         created_at=model.created_at,
+        dialect=model.dialect,
     )
 
 

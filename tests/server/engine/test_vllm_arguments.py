@@ -15,6 +15,7 @@ from senryu.server.engine.vllm_arguments import (
     vllm_arguments,
 )
 from senryu.server.settings import ServerSettings
+from senryu.server.turn.dialects.hermes import HermesDialect
 
 CPU = Device(
     kind="cpu",
@@ -32,6 +33,8 @@ MODEL = ModelFacts(
     scheme="w4a16, group 32",
     trained_window=8192,
     created_at="2026-01-01T00:00:00Z",
+    dialect=HermesDialect(),
+    dialect_why="its template says so",
 )
 
 
@@ -56,6 +59,8 @@ def test_what_is_common_to_every_machine(device: Device) -> None:
     assert engine["enable_prefix_caching"] is True
     assert engine["scheduling_policy"] == "priority"
     assert arguments(device).created_at == MODEL.created_at
+    assert arguments(device).dialect == MODEL.dialect
+    assert choice(arguments(device), "dialect") == ("hermes", "its template says so")
 
 
 @pytest.mark.parametrize(
