@@ -89,7 +89,7 @@ def _count(client: httpx.Client, model: str, body: dict[str, Any]) -> tuple[int,
 
 
 def _agent(rng: random.Random) -> dict[str, Any]:
-    """Twenty tools, a system prompt, and a hundred calls with a file as their result."""
+    """Twenty tools, a system prompt, and 64 calls with a file as their result."""
     say = _speaker(rng)
     properties = {name: {"type": "string", "description": say(30)} for name in ("path", "text")}
     schema = {"type": "object", "properties": properties, "required": ["path"]}
@@ -97,7 +97,7 @@ def _agent(rng: random.Random) -> dict[str, Any]:
         {"name": f"tool_{n}", "description": say(150), "input_schema": schema} for n in range(20)
     ]
     messages: list[dict[str, Any]] = [{"role": "user", "content": say(200)}]
-    for turn in range(100):
+    for turn in range(64):
         call = {
             "type": "tool_use",
             "id": f"toolu_{turn}",
@@ -113,7 +113,7 @@ def _agent(rng: random.Random) -> dict[str, Any]:
 
 
 def _document(rng: random.Random) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": _speaker(rng)(92_000)}]}
+    return {"messages": [{"role": "user", "content": _speaker(rng)(64_000)}]}
 
 
 def _speaker(rng: random.Random) -> Callable[[int], str]:
@@ -128,4 +128,7 @@ def _speaker(rng: random.Random) -> Callable[[int], str]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except httpx.HTTPError as error:
+        sys.exit(f"\nno count: {error}; start a server (make serve) and give its address")

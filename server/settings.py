@@ -108,8 +108,8 @@ class ServerSettings:
     """Silence in the middle of a request body after which we stop waiting for the rest."""
 
     lenient_sampling: bool = False
-    """Honour temperature, top_p and top_k also for clients of API version 2026-10-21, under
-    which the hosted service refuses them."""
+    """Honour temperature, top_p and top_k also where the hosted service refuses them: for clients
+    of API version 2026-10-21, and while the model thinks."""
 
     strict: bool = False
     """Refuse what the hosted service refuses and we would let pass: a missing anthropic-version,

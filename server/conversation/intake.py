@@ -237,7 +237,9 @@ def _check_knobs(request: MessagesRequest, terms: Terms) -> None:
             "one."
         )
     config = request.thinking
-    if not terms.thinks or config is None or config.type not in ("enabled", "adaptive"):
+    if terms.lenient_sampling or not terms.thinks:
+        return
+    if config is None or config.type not in ("enabled", "adaptive"):
         return
     when = "when thinking is enabled or in adaptive mode"
     if request.temperature not in (None, 1):

@@ -13,7 +13,9 @@ from typing import Any
 
 from senryu.server.conversation.messages import Sampling
 from senryu.server.turn.dialects.base import Chat, Dialect
-from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect, as_json
+from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
+from senryu.server.turn.dialects.spelling import as_json
+from senryu.server.turn.guard import GUARD
 from senryu.server.turn.prompt import Prompt
 
 from .base import Choice, EngineCard, FinishReason, TokenEvent
@@ -40,12 +42,13 @@ class ByteTokenizer:
         said = "".join(f"\x02{role}\n{self._text(content)}\x03\n" for role, content in turns)
         return f"{said}\x02assistant\n{self._text(prefill)}"
 
-    def _text(self, text: str) -> str:
+    def _text(self, content: Any) -> str:
+        text = content if isinstance(content, str) else as_json(content)
         return re.sub("([\x02\x03])", "\x10\\1", text)
 
     def encode(self, text: str) -> list[int]:
         controls = {2: self.BEGIN, 3: self.END}
-        read = text.encode()
+        read = text.replace(GUARD, "").encode()
         return [
             byte if before == 16 else controls.get(byte, byte)
             for before, byte in zip(b"\0" + read, read, strict=False)

@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 GUARD = "\ufdd0"
 """A Unicode noncharacter, which no text that people exchange contains."""
 
+IMAGE = "\ufdd1\ufdd2"
+"""Stands for an image in the text of a message. A mark like any other: two characters, so that a
+guard can break the one that a client wrote."""
+
 Value = TypeVar("Value")
 
 

@@ -21,7 +21,8 @@ class Chat:
 
     messages: list[ChatMessage]
     """`{"role": ..., "content": ...}`, calls, results and thoughts spelt out in the content, which
-    is a text (or an object where the family's template writes a result as JSON)."""
+    is a text (or an object where the family's template writes a result as JSON). The mark IMAGE
+    (turn/guard.py) stands in the text where an image is shown."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """Tools for a template that words them itself, as JSON objects; empty where the dialect has
     worded them in the messages."""

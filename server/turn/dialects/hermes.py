@@ -22,12 +22,10 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from senryu.server.turn.guard import guarded
+from senryu.server.turn.guard import IMAGE, guarded
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
-from .spelling import UNSEEN, as_function, as_json, joined, said_turns
-
-__all__ = ["CALLS", "FAMILY", "MARKS", "THOUGHT", "HermesDialect", "as_json", "in_tags"]
+from .spelling import as_function, as_json, begins_line, joined, said_turns
 
 THOUGHT = ThoughtMarks(
     opening="<think>\n", closing="</think>\n\n", skipped="<think>\n\n</think>\n\n"
@@ -42,7 +40,7 @@ CALLS = CallMarks(
 )
 MARKS = (
     *("<think>", "</think>", "<tool_call>", "</tool_call>"),
-    *("<tool_response>", "</tool_response>"),
+    *("<tool_response>", "</tool_response>", IMAGE),
 )
 
 
@@ -89,12 +87,10 @@ FAMILY = Family(
 def in_tags(
     blocks: Sequence[Block], thought: ThoughtMarks | None, define: Callable[[Tool], str]
 ) -> str:
-    """A turn as one text, with `define` for the tools that it brings. Each block begins a line."""
+    """A turn as one text, with `define` for the tools that it brings."""
     said = ""
     for block in joined(blocks):
-        if said and not said.endswith("\n"):
-            said += "\n"
-        said += _in_tags(block, thought, define)
+        said = begins_line(said, block) + _in_tags(block, thought, define)
     return said
 
 
@@ -118,6 +114,6 @@ def _in_tags(block: Block, thought: ThoughtMarks | None, define: Callable[[Tool]
         case ToolDefinitionBlock():
             return f"<tools>\n{define(block.tool)}\n</tools>"
         case ImageBlock():
-            raise NotImplementedError(UNSEEN)
+            return IMAGE
         case _:
             assert_never(block)

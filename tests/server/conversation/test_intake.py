@@ -354,6 +354,7 @@ def test_a_model_that_thinks_keeps_its_knobs_where_they_are(
     assert read.sampling(on={"thinks": True}, **asked, temperature=1, top_p=0.95)
     assert read.sampling(on={"thinks": False}, max_tokens=2000, **knob)
     assert read.sampling(on={"thinks": True}, thinking={"type": "disabled"}, **knob)
+    assert read.sampling(on={"thinks": True, "lenient_sampling": True}, **asked, **knob)
 
 
 @pytest.mark.parametrize(
