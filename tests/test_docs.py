@@ -92,7 +92,14 @@ def scripted_url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [["sh", "examples/hello.sh"], [sys.executable, "examples/stream.py"]], ids=str
+    "command",
+    [
+        ["sh", "examples/hello.sh"],
+        [sys.executable, "examples/stream.py"],
+        [sys.executable, "examples/tool_loop.py"],
+        [sys.executable, "examples/structured.py"],
+    ],
+    ids=str,
 )
 def test_the_examples_run(scripted_url: str, command: list[str]) -> None:
     done = subprocess.run(
