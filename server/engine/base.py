@@ -1,4 +1,4 @@
-"""The engine seam: three coroutines and a card. Everything above it is engine-free.
+"""The engine seam: a few coroutines and a card. Everything above it is engine-free.
 
 An engine takes token ids and knows no chat template, no HTTP and no Messages API. There are
 two: vLLM, and the scripted one for those who work on everything above this line.
@@ -74,6 +74,12 @@ class Engine(Protocol):
 
     @property
     def tokenizer(self) -> ChatTokenizer: ...
+
+    def look(self, prompt: Prompt) -> Prompt:
+        """The prompt with each of its images read: as many tokens as it is to the model stand in
+        its place, and `generate` takes what is given here. It takes its time: call it in a worker
+        thread. Raises EngineError."""
+        ...
 
     def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str

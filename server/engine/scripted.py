@@ -8,14 +8,14 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 from senryu.server.conversation.messages import Sampling
 from senryu.server.turn.dialects.base import Chat, Dialect
 from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
 from senryu.server.turn.dialects.spelling import as_json
-from senryu.server.turn.guard import GUARD
+from senryu.server.turn.guard import GUARD, IMAGE
 from senryu.server.turn.prompt import Prompt
 
 from .base import Choice, EngineCard, FinishReason, TokenEvent
@@ -27,13 +27,13 @@ POEM = "The model is small,\nit says only what it read:\nplease, no more questio
 
 
 class ByteTokenizer:
-    """One token a UTF-8 byte, and a control token each side of a message.
+    """One token a UTF-8 byte, a control token each side of a message and one for an image.
 
-    Rendered text spells the control tokens as the bytes 2 and 3; where those stand in a message,
+    Rendered text spells the control tokens as the bytes 2, 3 and 4; where those stand in a message,
     byte 16 before them says that they are text.
     """
 
-    BEGIN, END = 256, 257
+    BEGIN, END, IMAGE = 256, 257, 258
 
     def render(self, chat: Chat, prefill: str = "") -> str:
         turns = [(message["role"], message["content"]) for message in chat.messages]
@@ -44,10 +44,10 @@ class ByteTokenizer:
 
     def _text(self, content: Any) -> str:
         text = content if isinstance(content, str) else as_json(content)
-        return re.sub("([\x02\x03])", "\x10\\1", text)
+        return re.sub("([\x02-\x04])", "\x10\\1", text).replace(IMAGE, "\x04")
 
     def encode(self, text: str) -> list[int]:
-        controls = {2: self.BEGIN, 3: self.END}
+        controls = {2: self.BEGIN, 3: self.END, 4: self.IMAGE}
         read = text.replace(GUARD, "").encode()
         return [
             byte if before == 16 else controls.get(byte, byte)
@@ -55,9 +55,13 @@ class ByteTokenizer:
         ]
 
 
+IMAGE_TOKENS = 64
+"""How many tokens an image is to this engine, whatever it shows."""
+
+
 class ScriptedEngine:
     """Recites `script`, a text or its tokens. With `tokens`, it goes round until it has said
-    that many."""
+    that many. `sees`: whether it takes images, to recite the same."""
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class ScriptedEngine:
         window: int = 200_000,
         model: str = "scripted",
         dialect: Dialect = _SPOKEN,
+        sees: bool = False,
     ) -> None:
         if isinstance(script, str):
             script = re.findall(r"\s*\S+\s*", script) or [script]
@@ -78,10 +83,16 @@ class ScriptedEngine:
             window=window,
             created_at="1970-01-01T00:00:00Z",
             dialect=dialect,
+            sees=sees,
             choices=(Choice("engine", "scripted", "it was asked for; it has no weights"),),
         )
         self.active: set[str] = set()
         """The requests that are being answered: tests look here for what was aborted."""
+
+    def look(self, prompt: Prompt) -> Prompt:
+        image = self.tokenizer.IMAGE
+        shown = [[each] * (IMAGE_TOKENS if each == image else 1) for each in prompt.token_ids]
+        return Prompt(token_ids=list(chain.from_iterable(shown)))
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str

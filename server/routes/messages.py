@@ -160,11 +160,14 @@ def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt
 
     def prompt(conversation: Conversation) -> Prompt:
         try:
-            return build_prompt(
+            built = build_prompt(
                 conversation, engine.tokenizer, engine.card.dialect, thinking=thinking
             )
+            return engine.look(built) if built.images else built
         except ValueError as error:
             raise InvalidRequest(f"messages: {error}") from error
+        except EngineError as error:
+            raise _blamed(error) from error
 
     whole = prompt(asked.conversation)
     if asked.edits is None:

@@ -4,10 +4,11 @@ The same code renders what the server answers, what `count_tokens` counts and wh
 trains on, so the three cannot drift apart. It knows a tokenizer by two methods and no engine.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from senryu.server.conversation.messages import Conversation
+from senryu.server.conversation.messages import Conversation, ImageBlock, ToolResultBlock
 
 from .dialects.base import Chat, Dialect
 from .guard import guarded
@@ -32,6 +33,8 @@ class Prompt:
     """What the engine reads."""
 
     token_ids: list[int]
+    images: tuple[ImageBlock, ...] = ()
+    """In their order, as long as one token stands for each: until `Engine.look` has read them."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -47,7 +50,15 @@ def build_prompt(
     """Render and encode. `thinking`: whether the answer begins with a thought. Raises ValueError
     when the model's template refuses the conversation."""
     rendered = render(conversation, tokenizer, dialect, thinking=thinking)
-    return Prompt(token_ids=tokenizer.encode(rendered))
+    return Prompt(token_ids=tokenizer.encode(rendered), images=tuple(_images(conversation)))
+
+
+def _images(conversation: Conversation) -> Iterator[ImageBlock]:
+    for turn in conversation.messages:
+        for block in turn.content:
+            for part in block.content if isinstance(block, ToolResultBlock) else (block,):
+                if isinstance(part, ImageBlock):
+                    yield part
 
 
 def render(

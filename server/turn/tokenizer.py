@@ -18,8 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .dialects.base import Chat
-from .guard import GUARD, any_of, guarded
+from .dialects.base import Chat, ChatMessage
+from .guard import GUARD, IMAGE, any_of, guarded
 
 
 def open_tokenizer(model: str | Path) -> HuggingFaceTokenizer:
@@ -82,7 +82,7 @@ class HuggingFaceTokenizer:
         words = tuple(word for word in self._controls if word not in chat.marks)
         try:
             text: str = self._tokenizer.apply_chat_template(
-                guarded(chat.messages, words),
+                guarded([_in_parts(message) for message in chat.messages], words),
                 tools=guarded(chat.tools, words) or None,
                 tokenize=False,
                 add_generation_prompt=True,
@@ -130,6 +130,18 @@ class HuggingFaceTokenizer:
             texts, add_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
         return ids
+
+
+def _in_parts(message: ChatMessage) -> ChatMessage:
+    """A message with images as templates take it: its content a list of texts and images."""
+    content = message["content"]
+    if not isinstance(content, str) or IMAGE not in content:
+        return message
+    parts: list[dict[str, str]] = []
+    for text in content.split(IMAGE):
+        parts += [{"type": "text", "text": text}] if text else []
+        parts.append({"type": "image"})
+    return {**message, "content": parts[:-1]}  # nothing was split off behind the last text
 
 
 def _cut(text: str, length: int) -> Iterator[str]:

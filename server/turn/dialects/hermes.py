@@ -25,7 +25,7 @@ from senryu.server.conversation.messages import (
 from senryu.server.turn.guard import IMAGE, guarded
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
-from .spelling import as_function, as_json, begins_line, joined, said_turns
+from .spelling import as_function, as_json, as_lines, said_turns
 
 THOUGHT = ThoughtMarks(
     opening="<think>\n", closing="</think>\n\n", skipped="<think>\n\n</think>\n\n"
@@ -88,10 +88,7 @@ def in_tags(
     blocks: Sequence[Block], thought: ThoughtMarks | None, define: Callable[[Tool], str]
 ) -> str:
     """A turn as one text, with `define` for the tools that it brings."""
-    said = ""
-    for block in joined(blocks):
-        said = begins_line(said, block) + _in_tags(block, thought, define)
-    return said
+    return as_lines(blocks, lambda block: _in_tags(block, thought, define))
 
 
 def _in_tags(block: Block, thought: ThoughtMarks | None, define: Callable[[Tool], str]) -> str:

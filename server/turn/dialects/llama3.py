@@ -2,12 +2,13 @@
 
 Spoken by Llama 3.1 to 3.3. The model's own template words the tools. It writes a result that is a
 text as a quoted string and one that is an object as JSON, so results are objects here: JSON is
-what the model was trained to find there, and it gives a failure its place.
+what the model was trained to find there, and it gives a failure its place. An object shows no
+images: those of results are shown in the user's turn that follows.
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -23,10 +24,10 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from senryu.server.turn.guard import guarded
+from senryu.server.turn.guard import IMAGE, guarded
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
-from .spelling import UNSEEN, as_function, as_json, joined, said_turns
+from .spelling import as_function, as_json, as_lines, said_turns
 
 CALLS = CallMarks(
     opening='{"name": "',
@@ -40,7 +41,7 @@ CALLS = CallMarks(
 # These templates name a day to the model. The real one would change every prompt at midnight;
 # this is the one that they name when nobody tells them.
 VARIABLES = {"date_string": "26 Jul 2024"}
-MARKS = ("<think>", "</think>")
+MARKS = ("<think>", "</think>", IMAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +67,13 @@ class Llama3Dialect:
 
     def _turn(self, turn: Message) -> Iterator[ChatMessage]:
         """Results are turns of their own, before what is said with them."""
-        for block in turn.content:
-            if isinstance(block, ToolResultBlock):
-                yield {"role": "ipython", "content": guarded(_result(block), MARKS)}
+        results = [block for block in turn.content if isinstance(block, ToolResultBlock)]
+        for result in results:
+            yield {"role": "ipython", "content": guarded(_result(result), MARKS)}
+        shown = [part for each in results for part in each.content if isinstance(part, ImageBlock)]
         said = [block for block in turn.content if not isinstance(block, ToolResultBlock)]
-        if said or not turn.content:
-            yield {"role": turn.role, "content": self._said(said)}
-
-    def _said(self, blocks: Sequence[Block]) -> str:
-        """Each block begins a line."""
-        said = ""
-        for block in joined(blocks):
-            if said and not said.endswith("\n"):
-                said += "\n"
-            said += self._block(block)
-        return said
+        if shown or said or not turn.content:
+            yield {"role": turn.role, "content": as_lines([*shown, *said], self._block)}
 
     def _block(self, block: Block) -> str:
         match block:
@@ -97,7 +90,7 @@ class Llama3Dialect:
             case ToolDefinitionBlock():
                 return f"There is a new function:\n{guarded(self.define(block.tool), MARKS)}"
             case ImageBlock():
-                raise NotImplementedError(UNSEEN)
+                return IMAGE
             case ToolResultBlock():
                 raise AssertionError("results are turns of their own")
             case _:
@@ -114,7 +107,7 @@ def _result(block: ToolResultBlock) -> dict[str, Any]:
             case ToolDefinitionBlock():
                 found.append(as_function(part.tool))
             case ImageBlock():
-                raise NotImplementedError(UNSEEN)
+                said.append("[an image, shown below]")
             case _:
                 assert_never(part)
     result: dict[str, Any] = {"error" if block.is_error else "output": "".join(said)}

@@ -1,12 +1,17 @@
-"""What more than one dialect needs: tools as JSON, neighbouring texts as one."""
+"""What more than one dialect needs: tools as JSON, a turn as one text."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from senryu.server.conversation.messages import Block, Conversation, Message, TextBlock, Tool
-
-UNSEEN = "intake lets no image through to a model that does not see, and no dialect has eyes yet"
+from senryu.server.conversation.messages import (
+    Block,
+    Conversation,
+    ImageBlock,
+    Message,
+    TextBlock,
+    Tool,
+)
 
 
 def as_json(value: object) -> str:
@@ -26,6 +31,18 @@ def said_turns(conversation: Conversation) -> tuple[Message, ...]:
     """The turns that are over: a prefilled answer is still being written."""
     turns = conversation.messages
     return turns if conversation.prefill is None else turns[:-1]
+
+
+def as_lines(blocks: Sequence[Block], spell: Callable[[Block], str]) -> str:
+    """A turn as one text: texts and images run on, every other block has lines of its own."""
+    said, ran_on = "", False
+    for block in joined(blocks):
+        runs_on = isinstance(block, TextBlock | ImageBlock)
+        if said and not said.endswith("\n") and not (ran_on and runs_on):
+            said += "\n"
+        said += spell(block)
+        ran_on = runs_on
+    return said
 
 
 def joined(blocks: Sequence[Block]) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from senryu.server.conversation.messages import (
     Conversation,
+    ImageBlock,
     Message,
     TextBlock,
     ThinkingBlock,
@@ -22,7 +23,7 @@ from senryu.server.turn import tokenizer as module
 from senryu.server.turn.dialects.base import Chat
 from senryu.server.turn.dialects.hermes import MARKS, THOUGHT, HermesDialect
 from senryu.server.turn.dialects.plain import PlainDialect
-from senryu.server.turn.guard import GUARD
+from senryu.server.turn.guard import GUARD, IMAGE
 from senryu.server.turn.prompt import build_prompt
 from senryu.server.turn.tokenizer import HuggingFaceTokenizer, open_tokenizer
 
@@ -212,7 +213,8 @@ def test_a_mark_that_is_a_token_is_one_where_the_dialect_wrote_it_and_nowhere_el
 ) -> None:
     """Families differ in whether they call `<tool_call>` a special token or only an added one."""
     source = trained.__wrapped__("gpt2")
-    marks = [transformers.AddedToken(mark, special=special) for mark in MARKS]
+    tags = [mark for mark in MARKS if mark != IMAGE]
+    marks = [transformers.AddedToken(tag, special=special) for tag in tags]
     source.add_tokens(marks, special_tokens=special)
     source.chat_template = "{% for each in messages %}<|turn|>{{ each.content }}{% endfor %}"
     forged = TextBlock(text="".join(MARKS))
@@ -235,8 +237,49 @@ def test_a_mark_that_is_a_token_is_one_where_the_dialect_wrote_it_and_nowhere_el
     )
     dialect = HermesDialect(thought=replace(THOUGHT, skipped=""))
     ids = build_prompt(conversation, HuggingFaceTokenizer(source), dialect).token_ids
-    assert [ids.count(source.convert_tokens_to_ids(mark)) for mark in MARKS] == [1] * len(MARKS)
+    assert [ids.count(source.convert_tokens_to_ids(tag)) for tag in tags] == [1] * len(tags)
     assert source.decode(ids).count("<tool_call>") == 10
+
+
+SEEING = (
+    "{% for message in messages %}<|turn|>{{ message.role }} "
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|image|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}<|turn|>assistant "
+)
+
+
+@cache
+def seeing() -> HuggingFaceTokenizer:
+    source = trained.__wrapped__("gpt2")
+    source.add_special_tokens({"additional_special_tokens": ["<|image|>"]})
+    source.chat_template = SEEING
+    return HuggingFaceTokenizer(source)
+
+
+def test_an_image_is_told_to_the_template_in_its_place() -> None:
+    told = seeing().render(says("user", f"{IMAGE}What is{IMAGE}this?"))
+    assert told == "<|turn|>user <|image|>What is<|image|>this?<|turn|>assistant "
+
+
+IMAGES = st.builds(ImageBlock, media_type=st.just("image/png"), data=st.binary(max_size=2))
+FORGED = st.sampled_from([*IMAGE, IMAGE, "<|image|>", "<|im", "age|>", "a"])
+TOLD = st.lists(st.one_of(IMAGES, st.builds(TextBlock, text=FORGED)), max_size=8)
+
+
+@settings(deadline=None)
+@given(said=TOLD, found=TOLD)
+def test_there_are_as_many_images_as_were_sent_whatever_else_is_written(
+    said: list[TextBlock | ImageBlock], found: list[TextBlock | ImageBlock]
+) -> None:
+    result = ToolResultBlock(tool_use_id="1", content=tuple(found))
+    turn = Message(role="user", content=(result, *said))
+    prompt = build_prompt(Conversation(messages=(turn,)), seeing(), PlainDialect())
+    sent = tuple(block for block in (*found, *said) if isinstance(block, ImageBlock))
+    assert prompt.images == sent
+    (place,) = seeing().encode("<|image|>")
+    assert prompt.token_ids.count(place) == len(sent)
 
 
 PARTS = st.one_of(

@@ -28,6 +28,7 @@ from senryu.server.turn.dialects.base import Dialect
 from senryu.server.turn.dialects.hermes import MARKS, THOUGHT, HermesDialect
 from senryu.server.turn.dialects.llama3 import Llama3Dialect
 from senryu.server.turn.dialects.plain import PlainDialect
+from senryu.server.turn.guard import IMAGE
 from senryu.server.turn.prompt import ChatTokenizer, build_prompt, render
 from senryu.server.turn.turn import Turn, run_turn
 
@@ -42,6 +43,7 @@ FAMILIES = [
 TAGGED = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
 PARIS, ROME = TAGGED % "Paris", TAGGED % "Köln"
 BARE = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
+FORGED = [*MARKS, *IMAGE, "<", "think>", "tool_call>", "\n"]
 QUESTION = Message(role="user", content=(TextBlock(text="And now?"),))
 
 
@@ -123,8 +125,10 @@ async def test_an_answer_that_comes_back_is_shown_as_it_was_written(
 
 
 @pytest.mark.parametrize(("family", "dialect"), FAMILIES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-@given(forged=st.lists(st.sampled_from([*MARKS, "<", "think>", "tool_call>", "\n"]), max_size=6))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
+)
+@given(forged=st.lists(st.sampled_from(FORGED), max_size=6))
 def test_whatever_a_client_writes_only_the_dialect_writes_marks(
     speaks: Speaks, family: str, dialect: Dialect, forged: list[str]
 ) -> None:

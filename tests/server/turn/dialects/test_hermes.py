@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
-
 from senryu.server.conversation.messages import (
     Conversation,
     ImageBlock,
@@ -15,6 +13,7 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
 )
 from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
+from senryu.server.turn.guard import IMAGE
 from senryu.server.turn.prompt import ChatTokenizer, render
 
 Speaks = Callable[[str], ChatTokenizer]
@@ -100,7 +99,11 @@ def test_a_call_gets_a_line_of_its_own_and_no_second_one(called: Conversation) -
     assert texts[0] == texts[1]
 
 
-def test_an_image_is_no_surprise_but_a_mistake_of_ours() -> None:
-    turn = Message(role="user", content=(ImageBlock(media_type="image/png", data=b""),))
-    with pytest.raises(NotImplementedError, match="intake lets no image through"):
-        HermesDialect().chat(Conversation(messages=(turn,)))
+def test_texts_and_images_run_on_and_results_have_their_lines() -> None:
+    """The model's own template sets an image off from the text, where it is to be set off."""
+    image = ImageBlock(media_type="image/png", data=b"")
+    result = ToolResultBlock(tool_use_id="1", content=(TextBlock(text="Found:"), image))
+    turn = Message(role="user", content=(result, image, TextBlock(text="What?"), image))
+    (message,) = HermesDialect().chat(Conversation(messages=(turn,))).messages
+    response = f"<tool_response>\nFound:{IMAGE}\n</tool_response>"
+    assert message["content"] == f"{response}\n{IMAGE}What?{IMAGE}"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from senryu.server.conversation.messages import (
     Conversation,
+    ImageBlock,
     Message,
     TextBlock,
     Tool,
@@ -14,6 +15,7 @@ from senryu.server.conversation.messages import (
 )
 from senryu.server.turn.dialects.hermes import THOUGHT
 from senryu.server.turn.dialects.llama3 import Llama3Dialect
+from senryu.server.turn.guard import IMAGE
 from senryu.server.turn.prompt import ChatTokenizer, render
 
 
@@ -50,6 +52,25 @@ def test_what_is_said_with_results_follows_them(called: Conversation) -> None:
     talk = Llama3Dialect().chat(replace(called, messages=(*called.messages[:-1], asked)))
     assert [message["role"] for message in talk.messages[-3:]] == ["ipython", "ipython", "user"]
     assert talk.messages[-1]["content"] == "And Rome?"
+
+
+def test_the_images_of_results_are_shown_behind_them() -> None:
+    """A result is an object, and no object shows an image."""
+    image = ImageBlock(media_type="image/png", data=b"")
+    content = (TextBlock(text="Seen: "), image)
+    results = tuple(ToolResultBlock(tool_use_id=each, content=content) for each in "12")
+    talk = []
+    for said in ((), (TextBlock(text="Well?"), image)):
+        turn = Message(role="user", content=(*results, *said))
+        talk.append(Llama3Dialect().chat(Conversation(messages=(turn,))).messages)
+    for *told, _ in talk:
+        assert [each["content"] for each in told] == [
+            {"output": "Seen: [an image, shown below]"}
+        ] * 2
+    assert [messages[-1] for messages in talk] == [
+        {"role": "user", "content": IMAGE * 2},
+        {"role": "user", "content": f"{IMAGE * 2}Well?{IMAGE}"},
+    ]
 
 
 def test_a_thought_is_shown_to_a_model_that_thinks(called: Conversation) -> None:
