@@ -28,6 +28,7 @@ def test_a_tested_build_is_named(
     device: str, name: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, name, version)
+    install(tmp_path, "xgrammar", "0.2.8")
     monkeypatch.syspath_prepend(tmp_path)
     assert installed_build(device) == (name, version)
 
@@ -50,3 +51,19 @@ def test_an_untested_build_is_refused_in_one_sentence(
         installed_build(device)
     assert str(caught.value).startswith(f"{name} {version} is outside the tested range, ")
     assert f"senryu[{device}]" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["0.1.33", "0.2.4"])
+def test_an_xgrammar_that_would_pass_over_a_thoughts_budget_is_refused(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM 0.26 to 0.30 are content with it."""
+    install(tmp_path, "vllm", "0.30.0")
+    install(tmp_path, "xgrammar", version)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError) as caught:
+        installed_build("gpu")
+    assert str(caught.value) == (
+        f"Tool calls and thinking need xgrammar 0.2.6 or later and {version} is installed: "
+        "run pip install --upgrade xgrammar"
+    )
