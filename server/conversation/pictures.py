@@ -22,7 +22,7 @@ _LONGEST_SIDE = 8000
 _MANY_PICTURES = 20
 _LONGEST_SIDE_OF_MANY = 2000
 # Beyond this the hosted service makes a picture smaller, unless the client wants an error.
-_NATIVE_SIDE = 1568
+NATIVE_SIDE = 1568
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,10 @@ class Pictures:
                 raise NotFound(f"{here}.source.file.file_id: File not found: {source.file_id}")
         longest = self._longest_side(data, media_type, within)
         wishes = block.transformations
-        if wishes and wishes.oversized_image == "error" and longest > _NATIVE_SIDE:
+        if wishes and wishes.oversized_image == "error" and longest > NATIVE_SIDE:
             raise InvalidRequest(
                 f"{within}.data: the image has a side of {longest} pixels, more than the "
-                f"{_NATIVE_SIDE} that are shown as they are; send it smaller, or let it be "
+                f"{NATIVE_SIDE} that are shown as they are; send it smaller, or let it be "
                 "downsized"
             )
         try:

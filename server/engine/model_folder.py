@@ -61,7 +61,7 @@ def read_facts(
         name=served_name or name,
         scheme=scheme,
         created_at=manifest.created_at or "1970-01-01T00:00:00Z",
-        trained_window=config.get("max_position_embeddings"),
+        trained_window=(config | (config.get("text_config") or {})).get("max_position_embeddings"),
         dialect=spoken,
         dialect_why=why,
     )

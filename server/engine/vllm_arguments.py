@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from senryu.server.conversation.pictures import MOST_MEDIA
 from senryu.server.device import Device
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.dialects.base import Dialect
@@ -66,6 +67,10 @@ def vllm_arguments(
         # Interactive work goes before batches; with equal priorities it is first come first served.
         "scheduling_policy": "priority",
         "enforce_eager": not _compiles(settings, on_cpu),
+        # As many images as a request may bring (intake counts them), and nothing else but text.
+        "limit_mm_per_prompt": {"image": MOST_MEDIA, "video": 0, "audio": 0},
+        "mm_processor_cache_gb": 1,  # in this process and in the engine's: some fifty images
+        "skip_mm_profiling": on_cpu,  # nothing depends on it where the KV memory is given in bytes
         "disable_log_stats": True,
     }
     environment = {

@@ -1,23 +1,27 @@
 """The real engine: vLLM's AsyncLLM in this process's event loop, below vLLM's own HTTP layer.
 
 Token ids in, token events out. The only file that imports vLLM. The model runs in child
-processes of vLLM's; this one only schedules and detokenizes.
+processes of vLLM's; this one only schedules, detokenizes and makes tokens of images.
 """
 
 import asyncio
 import logging
 import os
 import re
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from senryu.server import lifeline
-from senryu.server.conversation.messages import Sampling
+from senryu.server.conversation.messages import Conversation, Message, Sampling
+from senryu.server.media.pictures import blank, decoded
 from senryu.server.terminal import waiting
-from senryu.server.turn.prompt import ChatTokenizer, Prompt
+from senryu.server.turn.dialects.base import Dialect
+from senryu.server.turn.prompt import ChatTokenizer, Prompt, build_prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
 from .base import Choice, EngineCard, EngineError, FinishReason, PromptRefused, TokenEvent
@@ -99,6 +103,7 @@ async def open_vllm(
             llm = AsyncLLM.from_engine_args(engine_arguments)
             if log_file:
                 _keep_logging_to(log_file)
+            why_blind = _why_blind(llm, tokenizer, arguments.dialect)
     except Exception as error:
         cause = (cause_in(log_file) if log_file else None) or _last_words(error)
         raise EngineError(
@@ -112,12 +117,31 @@ async def open_vllm(
         window=window,
         created_at=arguments.created_at,
         dialect=arguments.dialect,
-        choices=arguments.choices + memory(window, cache.num_gpu_blocks * cache.block_size),
+        sees=why_blind is None,
+        choices=(
+            *arguments.choices,
+            Choice("images", "no" if why_blind else "yes", why_blind or "one was shown on trial"),
+            *memory(window, cache.num_gpu_blocks * cache.block_size),
+        ),
     )
     vocabulary = llm.model_config.get_vocab_size()
     check = GrammarCheck(arguments.engine["model"], vocabulary, card.dialect)
     check.warm_up()
     return VllmEngine(llm, tokenizer, card, check)
+
+
+def _why_blind(llm: Any, tokenizer: ChatTokenizer, dialect: Dialect) -> str | None:
+    """Why the model takes no images, as the end of a sentence; None when it takes them."""
+    if not llm.model_config.is_multimodal_model:
+        return "it reads only text"
+    shown = Conversation(messages=(Message(role="user", content=(blank(),)),))
+    try:
+        _rendered(llm, build_prompt(shown, tokenizer, dialect))
+    except (
+        Exception
+    ) as error:  # no place in its template, or a library of its processor's is absent
+        return f"it was shown one on trial, in vain: {_last_words(error)}"
+    return None
 
 
 def _keep_logging_to(log_file: Path) -> None:
@@ -132,6 +156,14 @@ def _last_words(error: Exception) -> str:
     return " ".join(str(error).split())[-400:] or type(error).__name__
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SeenPrompt(Prompt):
+    """A prompt whose images were looked at."""
+
+    rendered: Mapping[str, Any]
+    """It and its images, as vLLM takes them."""
+
+
 class VllmEngine:
     """An open AsyncLLM."""
 
@@ -140,8 +172,21 @@ class VllmEngine:
     ) -> None:
         self._llm = llm
         self._check = check
+        self._looking = threading.Lock()
         self.tokenizer = tokenizer
         self.card = card
+
+    def look(self, prompt: Prompt) -> Prompt:
+        try:
+            with self._looking:  # vLLM's processor is for one at a time, and pixels are many bytes
+                rendered = _rendered(self._llm, prompt)
+        except Exception as error:  # a model's own processor may stumble in any way
+            log.warning("vLLM's processor failed on images", exc_info=error)
+            raise PromptRefused(
+                "messages: Could not process image: this model cannot read one of the images; "
+                "send others"
+            ) from error
+        return _SeenPrompt(token_ids=rendered["prompt_token_ids"], rendered=rendered)
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str
@@ -150,8 +195,12 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         # A raw prompt is validated in vLLM's own thread; a rendered one on our event loop.
-        raw = TokensPrompt(prompt_token_ids=prompt.token_ids)
-        outputs = self._llm.generate(raw, _sampling_params(sampling), request_id)
+        asked = (
+            prompt.rendered
+            if isinstance(prompt, _SeenPrompt)
+            else TokensPrompt(prompt_token_ids=prompt.token_ids)
+        )
+        outputs = self._llm.generate(asked, _sampling_params(sampling), request_id)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
@@ -173,6 +222,21 @@ class VllmEngine:
     async def close(self) -> None:
         await self._check.close()
         await asyncio.to_thread(self._llm.shutdown)
+
+
+def _rendered(llm: Any, prompt: Prompt) -> Any:
+    """Prompt and images as vLLM takes them, with as many tokens for each image as it is."""
+    from vllm import TokensPrompt
+    from vllm.renderers import TokenizeParams
+
+    images = [decoded(image) for image in prompt.images]
+    raw = TokensPrompt(prompt_token_ids=prompt.token_ids, multi_modal_data={"image": images})
+    # Of any length, for it may only be counted; and past the cache that takes it for granted that
+    # all it has seen has reached the other process, or the next request with this image would fail.
+    (rendered,) = llm.renderer.render_cmpl(
+        [raw], TokenizeParams(max_total_tokens=None), skip_mm_cache=True
+    )
+    return rendered
 
 
 def _refusals() -> tuple[type[Exception], ...]:

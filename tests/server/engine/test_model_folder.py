@@ -137,6 +137,12 @@ def test_a_folder_without_a_manifest_is_read_off_its_config(tmp_path: Path) -> N
     assert facts.created_at == "1970-01-01T00:00:00Z"
 
 
+def test_a_model_that_sees_tells_of_its_text_apart(tmp_path: Path) -> None:
+    config = {"vision_config": {}, "text_config": {"max_position_embeddings": 1024}}
+    facts = read_facts(model(tmp_path / "seeing", **config), served_name=None, asked="seeing")
+    assert facts.trained_window == 1024
+
+
 def test_a_manifest_knows_better(tmp_path: Path) -> None:
     folder = model(tmp_path / "tiny")
     Manifest(

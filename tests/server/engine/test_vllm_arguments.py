@@ -58,6 +58,7 @@ def test_what_is_common_to_every_machine(device: Device) -> None:
     assert engine["served_model_name"] == "org/m"
     assert engine["enable_prefix_caching"] is True
     assert engine["scheduling_policy"] == "priority"
+    assert engine["limit_mm_per_prompt"] == {"image": 600, "video": 0, "audio": 0}
     assert arguments(device).created_at == MODEL.created_at
     assert arguments(device).dialect == MODEL.dialect
     assert choice(arguments(device), "dialect") == ("hermes", "its template says so")

@@ -2,19 +2,24 @@
 
 import io
 import sys
+from typing import Any
 
 import pytest
 
 from senryu.server.conversation.media import MediaError
 from senryu.server.conversation.messages import ImageBlock
-from senryu.server.media.pictures import read_image
+from senryu.server.media.pictures import blank, decoded, read_image
 
 image = pytest.importorskip("PIL.Image", reason="Pillow comes with the engine")
 
 
 def drawn(kind: str) -> bytes:
+    return saved(image.effect_noise((64, 64), 50), kind)
+
+
+def saved(picture: Any, kind: str = "png") -> bytes:
     file = io.BytesIO()
-    image.effect_noise((64, 64), 50).save(file, kind)
+    picture.save(file, kind)
     return file.getvalue()
 
 
@@ -41,3 +46,36 @@ def test_a_server_without_pillow_says_what_it_lacks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MediaError, match="install the package pillow"):
         read_image(b"", "image/png")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((3136, 600), (1568, 300)), ((40, 2000), (31, 1568)), ((1568, 9), (1568, 9))],
+)
+def test_a_picture_is_shown_no_larger_than_is_said(
+    kind: str, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    data = saved(image.new("RGB", size, "red"), kind)
+    picture = decoded(ImageBlock(media_type=f"image/{kind}", data=data))
+    assert (picture.mode, picture.size) == ("RGB", shown)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_shown_white(mode: str) -> None:
+    picture = image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    shown = decoded(ImageBlock(media_type="image/png", data=saved(picture.convert(mode))))
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "CMYK"])
+def test_a_picture_of_any_kind_of_colour_is_shown(mode: str) -> None:
+    kind = "jpeg" if mode == "CMYK" else "png"
+    data = saved(image.new(mode, (8, 8)), kind)
+    assert decoded(ImageBlock(media_type=f"image/{kind}", data=data)).mode == "RGB"
+
+
+def test_there_is_a_picture_to_try_with() -> None:
+    picture = decoded(blank())
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
