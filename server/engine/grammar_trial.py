@@ -12,6 +12,7 @@ what they read from does: they cannot outlive the server.
 """
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -35,6 +36,7 @@ def main(folder: str, vocabulary: int) -> None:
     import xgrammar
     from transformers import AutoTokenizer
 
+    os.nice(10)  # the streams that are being written go first
     tokenizer = AutoTokenizer.from_pretrained(folder)
     known = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary)
     _say(None)
