@@ -137,9 +137,7 @@ def _why_blind(llm: Any, tokenizer: ChatTokenizer, dialect: Dialect) -> str | No
     shown = Conversation(messages=(Message(role="user", content=(blank(),)),))
     try:
         _rendered(llm, build_prompt(shown, tokenizer, dialect))
-    except (
-        Exception
-    ) as error:  # no place in its template, or a library of its processor's is absent
+    except Exception as error:  # its template has no place for one, its processor lacks a library
         return f"it was shown one on trial, in vain: {_last_words(error)}"
     return None
 

@@ -54,6 +54,10 @@ _SAMPLE = (
 )
 
 
+# What no template writes of its own accord.
+_PROBE = "seventeen syllables"
+
+
 class HuggingFaceTokenizer:
     """Text of the conversation is no control token: a user who writes `<|im_end|>` has written ten
     characters and not ended a turn. `render` guards such words (guard.py), `encode` reads guards.
@@ -69,6 +73,9 @@ class HuggingFaceTokenizer:
         sample = _SAMPLE + "".join(f"a{word}a {word} a\n{word}\na\n" for word in map(str, added))
         cut = self._ids(list(self._chunks(sample, 1)))
         self._cuts_well = self._ids([sample]) == [list(chain.from_iterable(cut))]
+        # Templates of models that see may pass over a content that is no list, without a word.
+        parts = [{"type": "text", "text": _PROBE}]
+        self._only_parts = self._shows(parts) and not self._shows(_PROBE)
 
     @property
     def template(self) -> str:
@@ -77,20 +84,30 @@ class HuggingFaceTokenizer:
         return "\n".join(source.values()) if isinstance(source, dict) else str(source)
 
     def render(self, chat: Chat, prefill: str = "") -> str:
+        words = tuple(word for word in self._controls if word not in chat.marks)
+        told = [_told(message, in_parts=self._only_parts) for message in chat.messages]
+        tools = guarded(chat.tools, words) or None
+        text = self._templated(guarded(told, words), tools=tools, **chat.variables)
+        return text + guarded(prefill, words)
+
+    def _templated(self, messages: list[ChatMessage], **variables: Any) -> str:
+        """Raises ValueError."""
         from jinja2 import TemplateError
 
-        words = tuple(word for word in self._controls if word not in chat.marks)
         try:
             text: str = self._tokenizer.apply_chat_template(
-                guarded([_in_parts(message) for message in chat.messages], words),
-                tools=guarded(chat.tools, words) or None,
-                tokenize=False,
-                add_generation_prompt=True,
-                **chat.variables,
+                messages, tokenize=False, add_generation_prompt=True, **variables
             )
         except (TemplateError, TypeError) as error:  # TypeError: it adds a text to something else
             raise ValueError(f"the model's chat template refuses this: {error}") from error
-        return text + guarded(prefill, words)
+        return text
+
+    def _shows(self, content: Any) -> bool:
+        """Whether the template writes the probe in this content."""
+        try:
+            return _PROBE in self._templated([{"role": "user", "content": content}])
+        except ValueError:
+            return False
 
     def encode(self, text: str) -> list[int]:
         parts = [part for part in text.split(GUARD) if part]
@@ -132,10 +149,10 @@ class HuggingFaceTokenizer:
         return ids
 
 
-def _in_parts(message: ChatMessage) -> ChatMessage:
-    """A message with images as templates take it: its content a list of texts and images."""
+def _told(message: ChatMessage, *, in_parts: bool) -> ChatMessage:
+    """A message as templates take it: a content with images is a list of texts and images."""
     content = message["content"]
-    if not isinstance(content, str) or IMAGE not in content:
+    if not isinstance(content, str) or not (in_parts or IMAGE in content):
         return message
     parts: list[dict[str, str]] = []
     for text in content.split(IMAGE):
