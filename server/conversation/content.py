@@ -20,7 +20,7 @@ from .messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from .pictures import MOST_MEDIA, Pictures
+from .pictures import Pictures
 from .terms import Terms
 from .thinking import check_redacted, returned_thought
 from .tools import Toolbox
@@ -54,7 +54,7 @@ class ContentReader:
     ) -> None:
         self._terms = terms
         self._toolbox = toolbox
-        self._pictures = Pictures(terms=terms, count=_count_pictures(blocks))
+        self._pictures = Pictures(terms=terms, count=_count_pictures(blocks, terms.most_media))
         self._latest_answer = max(
             (index for index, each in enumerate(messages) if each.role == "assistant"), default=-1
         )
@@ -158,14 +158,14 @@ def checked_text(block: wire.Text) -> TextBlock:
     return TextBlock(text=block.text)
 
 
-def _count_pictures(blocks: Sequence[Placed]) -> int:
+def _count_pictures(blocks: Sequence[Placed], most: int) -> int:
     """How many pictures there are. Raises InvalidRequest for more than can be read."""
     pictures = sum(isinstance(placed.block, wire.Image) for placed in blocks)
     documents = sum(isinstance(placed.block, wire.Document) for placed in blocks)
     for count, name in ((pictures, "images"), (documents, "documents")):
-        if count > MOST_MEDIA:
+        if count > most:
             raise InvalidRequest(
-                f"messages: Too much media: {count} {name} > {MOST_MEDIA} maximum; send fewer"
+                f"messages: Too much media: {count} {name} > {most} maximum; send fewer"
             )
     return pictures
 

@@ -7,6 +7,14 @@ from typing import Any, Literal, Protocol
 
 from .messages import ImageBlock
 
+MOST_MEDIA = 600
+_COMMON_WINDOW = 200_000
+
+
+def most_media(window: int) -> int:
+    """How many images, documents, or pages of a document a model of this window is shown."""
+    return 100 if window <= _COMMON_WINDOW else MOST_MEDIA
+
 
 class MediaError(Exception):
     """What was sent cannot be used. The text goes behind its location in a 400, and `details`

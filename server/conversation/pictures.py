@@ -16,7 +16,6 @@ from .messages import ImageBlock
 from .picture_heads import picture_type, size_of
 from .terms import Terms
 
-MOST_MEDIA = 600
 _MOST_MEGABYTES = 10
 _LONGEST_SIDE = 8000
 _MANY_PICTURES = 20

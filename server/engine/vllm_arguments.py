@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from senryu.server.conversation.pictures import MOST_MEDIA
+from senryu.server.conversation.media import MOST_MEDIA
 from senryu.server.device import Device
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.dialects.base import Dialect

@@ -6,20 +6,17 @@ minute: they are called in worker threads, never on the event loop.
 
 from typing import Literal
 
-from senryu.server.conversation.media import MediaError
+from senryu.server.conversation.media import MOST_MEDIA, MediaError, most_media
 from senryu.server.conversation.messages import ImageBlock
 from senryu.server.settings import ServerSettings
 
 from .pdf import PdfReader
 
-# Windows up to this many tokens take a hundred pages, larger ones six hundred (contract 6.4).
-_COMMON_WINDOW = 200_000
-
 
 class LocalMedia:
     """Reads media with this process and its children."""
 
-    def __init__(self, *, most_pages: int = 600, fetches: bool = False) -> None:
+    def __init__(self, *, most_pages: int = MOST_MEDIA, fetches: bool = False) -> None:
         self._pdfs = PdfReader(most_pages=most_pages)
         self._fetches = fetches
 
@@ -41,5 +38,4 @@ class LocalMedia:
 
 def open_media(settings: ServerSettings, *, window: int) -> LocalMedia:
     """The media that `settings` allow, for a model of this window."""
-    most_pages = 100 if window <= _COMMON_WINDOW else 600
-    return LocalMedia(most_pages=most_pages, fetches=settings.fetch_media)
+    return LocalMedia(most_pages=most_media(window), fetches=settings.fetch_media)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from senryu.server.conversation.editing import apply_edits
 from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
+from senryu.server.conversation.media import most_media
 from senryu.server.conversation.messages import Conversation, Demands
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
@@ -37,9 +38,10 @@ log = logging.getLogger("senryu.server")
 Result = TypeVar("Result")
 
 # Reading a short request costs less than the hop to a thread, unless there may be a document or a
-# picture in it: a PDF is read by a process of its own.
+# picture in it: a PDF is read by a process of its own. The key of their data stands there in plain
+# letters, or there are escaped ones.
 _LONG_REQUEST_BYTES = 16_384
-_MEDIA = b'"source"'
+_SIGNS_OF_MEDIA = (b'"source"', b"\\u")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ async def count(request: Request, body: bytes, spoken: Spoken) -> Response:
 
 async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
     """What `read` makes of the body; of a long one in a thread, for others wait for the loop."""
-    if len(body) > _LONG_REQUEST_BYTES or _MEDIA in body:
+    if len(body) > _LONG_REQUEST_BYTES or any(sign in body for sign in _SIGNS_OF_MEDIA):
         return await asyncio.to_thread(read, body)
     return read(body)
 
@@ -146,6 +148,7 @@ def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
         media=state.media,
         thinks=engine.card.dialect.thought is not None,
         sees=engine.card.sees,
+        most_media=most_media(engine.card.window),
         version=spoken.version,
         betas=spoken.betas,
         strict=settings.strict,
