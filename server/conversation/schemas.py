@@ -1,33 +1,52 @@
-"""JSON Schemas as clients send them: whether one is valid, and what of it the hosted service takes.
+"""JSON Schemas as clients send them: whether one is valid, and whether its examples fit it.
 
-A schema is a stranger's program. What judging one may cost is bounded: its patterns are not
-compiled, nothing is fetched for a reference, and examples are tried on it only where the work has
-an end. Verdicts are kept by the schema's bytes, for clients send the same tools with every request.
+A schema is a stranger's program, so nothing here runs it: it is read as a value that has to fit its
+draft, and its references are followed in it and nowhere else. Only examples have to be judged by
+the schema itself, and only where that takes no more steps than there are pairs of their parts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema_rs
-import orjson
 
 from senryu.server.wire.errors import InvalidRequest
 
+_CURRENT: type[jsonschema_rs.Validator] = jsonschema_rs.Draft202012Validator
 # One whose schema names an older draft is judged by that; all others by 2020-12.
-_OLD_DRAFTS: dict[str, type[jsonschema_rs.Validator]] = {
+_OLD: dict[str, type[jsonschema_rs.Validator]] = {
     "draft-04": jsonschema_rs.Draft4Validator,
     "draft-06": jsonschema_rs.Draft6Validator,
     "draft-07": jsonschema_rs.Draft7Validator,
     "2019-09": jsonschema_rs.Draft201909Validator,
 }
+# What a schema of each draft has to fit.
+_DRAFTS = {
+    judge: judge({"$ref": address})
+    for judge, address in (
+        (_CURRENT, "https://json-schema.org/draft/2020-12/schema"),
+        (_OLD["2019-09"], "https://json-schema.org/draft/2019-09/schema"),
+        (_OLD["draft-07"], "http://json-schema.org/draft-07/schema"),
+        (_OLD["draft-06"], "http://json-schema.org/draft-06/schema"),
+        (_OLD["draft-04"], "http://json-schema.org/draft-04/schema"),
+    )
+}
 
-# References multiply the work at each level of an example; without them it is at most the product
-# of the two sizes. What is beyond these goes unjudged: an example is a hint and no more.
-_REFERENCES_TIMES_DEPTH = 36
-_SIZES = 10**8
-
-_KEPT_BYTES = 65_536
+# With these a short schema can take very long to build or to judge by. An example is a hint and no
+# more: beside them, and where its size times the schema's is more than this, it goes unjudged.
+_COSTLY = (
+    "$id",
+    "$ref",
+    "$schema",
+    "$dynamicRef",
+    "$recursiveRef",
+    "pattern",
+    "patternProperties",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+_MOST_PAIRS = 4_000_000
 
 # Where schemas stand inside a schema: behind a key, in a list behind one, in a mapping behind one.
 _INSIDE = (
@@ -55,87 +74,74 @@ def check_schema(
     examples_location: str = "",
 ) -> None:
     """Raises InvalidRequest for a schema that is none, and for an example that does not fit it."""
-    try:
-        packed = orjson.dumps(schema)
-        tried = orjson.dumps(list(examples)) if examples else b""
-    except orjson.JSONEncodeError:
-        deep = "JSON schema is invalid: it is nested too deeply"
-        raise InvalidRequest(f"{location}: {deep}") from None
-    short = len(packed) + len(tried) <= _KEPT_BYTES
-    failure = _failure(packed, tried) if short else _failure.__wrapped__(packed, tried)
-    if failure is None:
-        return
-    index, text = failure
-    if index is None:
-        raise InvalidRequest(f"{location}: JSON schema is invalid: {text}")
-    raise InvalidRequest(
-        f"{examples_location}.{index}: the example does not fit the input_schema: {text}"
-    )
-
-
-@lru_cache(maxsize=1024)
-def _failure(packed: bytes, tried: bytes) -> tuple[int | None, str] | None:
-    """What is wrong with a schema, or with the example at an index."""
-    schema = _without_patterns(orjson.loads(packed))
     named = schema.get("$schema")
-    judge: type[jsonschema_rs.Validator] = jsonschema_rs.Draft202012Validator
-    for draft, older in _OLD_DRAFTS.items():
+    judge = _CURRENT
+    for draft, older in _OLD.items():
         if isinstance(named, str) and draft in named:
             judge = older
     try:
-        validator = judge(schema, retriever=_not_fetched, validate_formats=False)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        return None, _first_line(error)
-    examples = orjson.loads(tried) if tried else []
-    references = packed.count(b'Ref"') + packed.count(b'"$ref"')
+        _DRAFTS[judge].validate(schema)
+        _check_references(schema)
+    except ValueError as error:
+        raise InvalidRequest(f"{location}: JSON schema is invalid: {_short(error)}") from None
+    unnamed = {key: value for key, value in schema.items() if key != "$schema"}
+    if not examples or _are_costly(unnamed, examples):
+        return
+    try:
+        fitting = judge(unnamed, validate_formats=False)
+    except ValueError:  # the builder wants more of it than its draft does
+        return
     for index, example in enumerate(examples):
-        if references * _depth(example) > _REFERENCES_TIMES_DEPTH:
-            continue
-        if len(packed) * len(tried) > _SIZES:
-            continue
-        for failure in validator.iter_errors(example):
-            return index, _first_line(failure)
-    return None
+        try:
+            fitting.validate(example)
+        except jsonschema_rs.ValidationError as error:
+            raise InvalidRequest(
+                f"{examples_location}.{index}: the example does not fit the input_schema: "
+                f"{_short(error)}"
+            ) from None
 
 
-def _not_fetched(address: str) -> Any:
-    raise ValueError(address)
-
-
-def _first_line(error: Exception) -> str:
+def _short(error: Exception) -> str:
     text: str = getattr(error, "message", None) or str(error)
-    text, _, _ = text.partition("\n")
-    if "retrieving it failed" in text:
-        return "an external $ref is not fetched; put what it names into $defs"
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def _depth(value: Any) -> int:
-    """How deep a value is nested; orjson read it, so not deeper than the interpreter bears."""
-    if isinstance(value, dict):
-        return 1 + max(map(_depth, value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(_depth, value), default=0)
-    return 1
+def _check_references(schema: Mapping[str, Any]) -> None:
+    """Raises ValueError for one that leads nowhere, or out of the schema: nothing is fetched."""
+    references = set()
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if "$id" in node:
+            return  # what they are relative to is then anywhere
+        if isinstance(node.get("$ref"), str):
+            references.add(node["$ref"])
+        waiting += [inner for _, inner in subschemas(node)]
+    for reference in references:
+        if not reference.startswith("#"):
+            raise ValueError("an external $ref is not fetched; put what it names into $defs")
+        if not _leads_somewhere(reference, schema):
+            raise ValueError(f"there is nothing at the $ref {reference}")
 
 
-def _without_patterns(value: Any) -> Any:
-    """A schema that is looser by its patterns: whether the engine can hold an answer to those is
-    tried where a trial can be ended, and here a thousand of them would stop everybody."""
-    if isinstance(value, list):
-        return [_without_patterns(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    loose = {
-        key: _without_patterns(each)
-        for key, each in value.items()
-        if not (key == "pattern" and isinstance(each, str))
-    }
-    if isinstance(loose.pop("patternProperties", None), dict):
-        # These are about the properties that no pattern takes.
-        loose.pop("additionalProperties", None)
-        loose.pop("unevaluatedProperties", None)
-    return loose
+def _leads_somewhere(reference: str, schema: Any) -> bool:
+    """Whether a JSON pointer (RFC 6901) does; the name of an anchor may be anywhere."""
+    root, *parts = unquote(reference[1:]).split("/")
+    node = schema
+    for part in parts if not root else ():
+        try:
+            name = part.replace("~1", "/").replace("~0", "~")
+            node = node[int(name)] if isinstance(node, list) else node[name]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return False
+    return True
+
+
+def _are_costly(schema: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> bool:
+    text = str(schema)
+    return len(text) * len(str(examples)) > _MOST_PAIRS or any(
+        f"'{keyword}'" in text for keyword in _COSTLY
+    )
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
