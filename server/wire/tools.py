@@ -125,6 +125,7 @@ class ServerTool(Loose):
         "advisor_20260301",
         "mcp_toolset",
     ]
+    cache_control: CacheControl | None = None
 
 
 def _name_the_default_type(entry: Any) -> Any:

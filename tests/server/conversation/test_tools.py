@@ -150,6 +150,10 @@ def test_a_tool_that_only_the_hosted_service_can_run_is_refused(read: Any, kind:
     assert read.refusal(tools=[tool(), {"type": kind}]) == (
         f"'m' does not support tool types: {kind}."
     )
+    marked = {"type": kind, "cache_control": {"type": "ephemeral"}}
+    assert read.refusal(tools=[tool(), marked], cache_control={"type": "ephemeral"}) == (
+        f"'m' does not support tool types: {kind}."
+    )
 
 
 @pytest.mark.parametrize(
