@@ -15,7 +15,13 @@ def read_edits(asked: wire.ContextManagement | None, terms: Terms) -> tuple[Edit
         return None
     if terms.strict and _BETA not in terms.betas:
         raise InvalidRequest("context_management: Extra inputs are not permitted")
-    return tuple(_edit(edit, index) for index, edit in enumerate(asked.edits or []))
+    edits = asked.edits or []
+    for index, edit in enumerate(edits):
+        if edit.type in (earlier.type for earlier in edits[:index]):
+            raise InvalidRequest(
+                f"context_management.edits.{index}: {edit.type} may be given only once"
+            )
+    return tuple(_edit(edit, index) for index, edit in enumerate(edits))
 
 
 def _edit(edit: wire.Edit, index: int) -> Edit:

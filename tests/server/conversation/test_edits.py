@@ -64,6 +64,13 @@ def test_thinking_is_cleared_first(read: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("edit", [KEEP_ALL, CLEAR])
+def test_each_edit_is_made_once(read: Any, edit: dict[str, Any]) -> None:
+    assert read.refusal(**edits(edit, *[edit] * 100)) == (
+        f"context_management.edits.1: {edit['type']} may be given only once"
+    )
+
+
 def test_summaries_are_refused_by_name(read: Any) -> None:
     assert read.refusal(**edits(CLEAR, {"type": "compact_20260112", "trigger": None})).startswith(
         "context_management.edits.1: compact_20260112 is not supported"
