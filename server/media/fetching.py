@@ -2,28 +2,30 @@
 
 A client must not make this server ask its neighbours: only https, only public addresses, and the
 connection goes to the very address that was checked, since a name may be answered differently
-the second time. Redirects are not followed. Ten seconds and ten megabytes are the most.
+the second time. Redirects are not followed, and ten megabytes are the most.
 """
 
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Literal
 
 import httpx
 
 from senryu.server.conversation.media import MediaError
 
-_SECONDS = 10.0
 _BYTES = 10 * 2**20
 _ACCEPTED = {
     "image": "image/jpeg, image/png, image/gif, image/webp",
     "document": "application/pdf, text/plain",
 }
-# Ways to write an IPv4 address as one of IPv6 that look public whatever they lead to:
-# NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380).
-_DISGUISES = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "2002::/16", "2001::/32")]
+# Of IPv6 only this is given out to the public (RFC 4291); most ways to write an IPv4 address as
+# one of IPv6 lie outside of it. Those within: 6to4 (RFC 3056) and Teredo (RFC 4380).
+_GIVEN_OUT = ipaddress.IPv6Network("2000::/3")
+_DISGUISES = [ipaddress.IPv6Network(net) for net in ("2002::/16", "2001::/32")]
 
 Resolve = Callable[[str, int], Sequence[str]]
 
@@ -35,14 +37,14 @@ def resolved(host: str, port: int) -> Sequence[str]:
 
 
 class Fetcher:
-    """`resolve` and `transport` stand in for the network in tests."""
+    """Fetches in so many seconds. `resolve` and `transport` stand in for the network in tests."""
 
     def __init__(
         self,
         *,
+        seconds: float,
         resolve: Resolve = resolved,
         transport: httpx.AsyncBaseTransport | None = None,
-        seconds: float = _SECONDS,
     ) -> None:
         self._resolve = resolve
         self._transport = transport
@@ -90,10 +92,25 @@ class Fetcher:
 
     async def _checked(self, host: str, port: int) -> str:
         """The address to connect to: none of the host's may be anything but public."""
-        addresses = await asyncio.to_thread(self._resolve, host, port)
+        addresses = await self._addresses(host, port)
         if not addresses or not all(map(_is_public, addresses)):
             raise MediaError("the url does not lead to a public address")
         return addresses[0]
+
+    async def _addresses(self, host: str, port: int) -> Sequence[str]:
+        """Looked up in a thread that may be left behind: nothing ends a look-up, and the loop's own
+        threads would be waited for."""
+        found: Future[Sequence[str]] = Future()
+        found.set_running_or_notify_cancel()  # so that it can be set when nobody waits any more
+
+        def look_up() -> None:
+            try:
+                found.set_result(self._resolve(host, port))
+            except Exception as error:
+                found.set_exception(error)
+
+        threading.Thread(target=look_up, daemon=True).start()
+        return await asyncio.wrap_future(found)
 
 
 async def _received(reply: httpx.Response) -> tuple[str, bytes]:
@@ -114,8 +131,8 @@ async def _received(reply: httpx.Response) -> tuple[str, bytes]:
 
 def _is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        if any(found in net for net in _DISGUISES):
-            return False
-        found = found.ipv4_mapped or found
+    if isinstance(found, ipaddress.IPv6Address) and (
+        found not in _GIVEN_OUT or any(found in net for net in _DISGUISES)
+    ):
+        return False
     return found.is_global and not found.is_multicast

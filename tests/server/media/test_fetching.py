@@ -1,6 +1,7 @@
 """A url of a request leads to the public world and nowhere else."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -81,10 +82,14 @@ def test_neither_a_name_nor_a_password_of_the_url_is_passed_on() -> None:
         "::",
         "fe80::1%eth0",
         "fd00::1",
+        "fec0::1",
         "ff02::1",
         "::ffff:127.0.0.1",
         "::ffff:10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "::127.0.0.1",
         "64:ff9b::7f00:1",
+        "64:ff9b:1::7f00:1",
         "2002:7f00:1::",
         "2001:0:7f00:1::",
     ],
@@ -99,7 +104,7 @@ def test_no_address_of_our_own_network_is_asked(address: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "[::1]", "localhost"])
 def test_an_address_is_checked_however_it_is_written(host: str) -> None:
     web = Web(good)
-    refusal(Fetcher(transport=web), f"https://{host}/")
+    refusal(Fetcher(seconds=5, transport=web), f"https://{host}/")
     assert not web.asked
 
 
@@ -113,7 +118,7 @@ def test_only_https_is_spoken(url: str) -> None:
 @pytest.mark.parametrize("url", ["https://[", "https://x:99999999/", "https://x y/", "https://\0/"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     web = Web(good)
-    assert refusal(Fetcher(transport=web), url)
+    assert refusal(Fetcher(seconds=5, transport=web), url)
     assert not web.asked
 
 
@@ -164,9 +169,25 @@ def test_an_answer_that_drips_is_not_waited_for() -> None:
     assert time.monotonic() - began < 2
 
 
+def test_a_name_that_takes_too_long_is_not_waited_for() -> None:
+    asked, late = threading.Event(), threading.Event()
+
+    def slow(host: str, port: int) -> list[str]:
+        asked.set()
+        late.wait(30)
+        return [PUBLIC]
+
+    began = time.monotonic()
+    said = refusal(Fetcher(seconds=0.2, resolve=slow))
+    assert said == "the url took longer than 0.2 seconds"
+    assert time.monotonic() - began < 2
+    assert asked.is_set()
+    late.set()  # and whoever finds it now tells nobody
+
+
 def test_a_name_that_nobody_knows_is_refused() -> None:
     def unknown(host: str, port: int) -> list[str]:
         raise OSError("Name or service not known")
 
-    said = refusal(Fetcher(resolve=unknown))
+    said = refusal(Fetcher(seconds=5, resolve=unknown))
     assert said == "the url could not be fetched (Name or service not known)"
