@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
-from senryu.server.media.local import open_media
+from senryu.server.media.local import media_opener
 from senryu.server.routes import health, messages, models, openapi, vertex
 from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
@@ -40,7 +40,7 @@ def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     app.state.settings = settings
     app.state.engine = engine
     app.state.signer = read_signer(settings)
-    app.state.media = open_media(settings, window=engine.card.window)
+    app.state.open_media = media_opener(settings, window=engine.card.window)
     for room in (messages, models, vertex, openapi, health):
         app.include_router(room.router)
     app.add_exception_handler(ApiError, _api_error)

@@ -1,8 +1,8 @@
 """The text layer of PDFs, each read in a child process of its own.
 
 A PDF is a stranger's program: reading one may take for ever, or all memory. The child is held to
-limits by the kernel and killed when it is over time; what it found is kept, for a conversation
-sends its documents again with every turn.
+limits by the kernel and killed when it is over time; what it found, were it only that the PDF is
+broken, is kept, for a conversation sends its documents again with every turn.
 """
 
 import hashlib
@@ -15,46 +15,56 @@ from collections import OrderedDict
 from senryu.server.conversation.media import MediaError
 
 _UNREADABLE = "Could not process PDF"
-# Beside the child's own limit on CPU time: a machine may be busy, but no request waits longer.
-_WALL_SECONDS = 60.0
-_CHILDREN = 2
 _REMEMBERED_CHARACTERS = 2**24
+# Counted for each PDF beside its text, or there would be no end to PDFs of nothing.
+_CHARACTERS_OF_A_PLACE = 256
+
+Found = list[str] | str
+"""The text of each page; or, in one sentence, why there is none."""
 
 
 class PdfReader:
-    """Reads PDFs of up to `most_pages`, a few at a time, for any number of threads."""
+    """Reads PDFs of up to `most_pages`, for any number of threads."""
 
-    def __init__(self, *, most_pages: int, wall_seconds: float = _WALL_SECONDS) -> None:
+    def __init__(self, *, most_pages: int) -> None:
         self._most_pages = most_pages
-        self._wall_seconds = wall_seconds
-        self._slots = threading.BoundedSemaphore(_CHILDREN)
         self._lock = threading.Lock()
-        self._read: OrderedDict[bytes, list[str]] = OrderedDict()
+        self._found: OrderedDict[bytes, Found] = OrderedDict()
         self._characters = 0
 
-    def pages(self, data: bytes) -> list[str]:
-        """The text of each page, empty for one without. Raises MediaError."""
+    def pages(self, data: bytes, *, seconds: float) -> list[str]:
+        """The text of each page, empty for one without, if it is read in that time. Raises
+        MediaError."""
+        found = self._known_or_read(data, seconds)
+        if isinstance(found, str):
+            raise MediaError(found)
+        return found
+
+    def _known_or_read(self, data: bytes, seconds: float) -> Found:
         digest = hashlib.sha256(data).digest()
         with self._lock:
-            if digest in self._read:
-                self._read.move_to_end(digest)
-                return self._read[digest]
-        with self._slots:
-            pages = self._read_in_child(data)
+            if digest in self._found:
+                self._found.move_to_end(digest)
+                return self._found[digest]
+        try:
+            found = self._read_in_child(data, seconds)
+        except subprocess.TimeoutExpired:  # which may be for want of time, so it is not kept
+            return _UNREADABLE
         with self._lock:
-            self._remember(digest, pages)
-        return pages
+            self._remember(digest, found)
+        return found
 
-    def _remember(self, digest: bytes, pages: list[str]) -> None:
-        if digest in self._read:  # another thread read it meanwhile
+    def _remember(self, digest: bytes, found: Found) -> None:
+        if digest in self._found:  # another thread read it meanwhile
             return
-        self._read[digest] = pages
-        self._characters += _length(pages)
+        self._found[digest] = found
+        self._characters += _length(found)
         while self._characters > _REMEMBERED_CHARACTERS:
-            _, oldest = self._read.popitem(last=False)
+            _, oldest = self._found.popitem(last=False)
             self._characters -= _length(oldest)
 
-    def _read_in_child(self, data: bytes) -> list[str]:
+    def _read_in_child(self, data: bytes, seconds: float) -> Found:
+        """Raises TimeoutExpired."""
         child = [sys.executable, "-P", "-m", "senryu.server.media.pdf_child"]
         try:
             done = subprocess.run(
@@ -62,18 +72,16 @@ class PdfReader:
                 input=data,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                timeout=self._wall_seconds,
+                timeout=seconds,
                 start_new_session=True,  # Ctrl-C lets open requests finish, and so their PDFs
                 check=True,
             )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            raise MediaError(_UNREADABLE) from None
-        found = json.loads(done.stdout)
-        if "refused" in found:
-            raise MediaError(found["refused"])
-        pages: list[str] = found["pages"]
-        return pages
+        except subprocess.CalledProcessError:
+            return _UNREADABLE
+        said = json.loads(done.stdout)
+        found: Found = said["refused"] if "refused" in said else said["pages"]
+        return found
 
 
-def _length(pages: list[str]) -> int:
-    return sum(map(len, pages)) + len(pages)
+def _length(found: Found) -> int:
+    return _CHARACTERS_OF_A_PLACE + sum(map(len, found)) + len(found)

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,11 +39,17 @@ log = logging.getLogger("senryu.server")
 
 Result = TypeVar("Result")
 
-# Reading a short request costs less than the hop to a thread, unless there may be a document or a
-# picture in it: a PDF is read by a process of its own. The key of their data stands there in plain
-# letters, or there are escaped ones.
+# Reading a short request costs less than the hop to a thread.
 _LONG_REQUEST_BYTES = 16_384
-_SIGNS_OF_MEDIA = (b'"source"', b"\\u")
+# One with media may take a minute, for a PDF is read by a process of its own. They have threads of
+# their own, so that requests of text alone never wait for them, and few, for each may hold a large
+# picture or have such a process.
+_MEDIA_THREADS = ThreadPoolExecutor(4, thread_name_prefix="media")
+# The key of their data, each letter of which may be escaped.
+_KEY_OF_MEDIA = re.compile(
+    b'"%b"' % b"".join(rb"(?:%c|\\u00%02x)" % (letter, letter) for letter in b"source"),
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +113,11 @@ async def count(request: Request, body: bytes, spoken: Spoken) -> Response:
 
 
 async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
-    """What `read` makes of the body; of a long one in a thread, for others wait for the loop."""
-    if len(body) > _LONG_REQUEST_BYTES or any(sign in body for sign in _SIGNS_OF_MEDIA):
+    """What `read` makes of the body; of a long one, or one with media, in a thread, for others wait
+    for the loop."""
+    if b'"source"' in body or (b"\\u" in body and _KEY_OF_MEDIA.search(body)):
+        return await asyncio.get_running_loop().run_in_executor(_MEDIA_THREADS, read, body)
+    if len(body) > _LONG_REQUEST_BYTES:
         return await asyncio.to_thread(read, body)
     return read(body)
 
@@ -145,7 +156,7 @@ def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
     return Terms(
         model=resolve_model(wanted.model, settings, engine.card),
         signer=state.signer,
-        media=state.media,
+        media=state.open_media(),
         thinks=engine.card.dialect.thought is not None,
         sees=engine.card.sees,
         most_media=most_media(engine.card.window),

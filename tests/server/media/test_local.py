@@ -11,14 +11,15 @@ import pytest
 
 from senryu.server.conversation.media import Media, MediaError
 from senryu.server.media.fetching import Fetcher
-from senryu.server.media.local import open_media
+from senryu.server.media.local import LocalMedia, media_opener
+from senryu.server.media.pdf import PdfReader
 from senryu.server.settings import ServerSettings
 
 MakePdf = Callable[..., bytes]
 
 
 def opened(*, window: int = 8192, **settings: bool) -> Media:
-    return open_media(ServerSettings(**settings), window=window)  # type: ignore[arg-type]
+    return media_opener(ServerSettings(**settings), window=window)()  # type: ignore[arg-type]
 
 
 def test_urls_are_fetched_only_where_the_operator_wants_it(
@@ -35,6 +36,19 @@ def test_a_small_window_takes_a_hundred_pages(make_pdf: MakePdf) -> None:
     with pytest.raises(MediaError, match="A maximum of 100 PDF pages"):
         opened(window=200_000).pdf_pages(pdf)
     assert len(opened(window=200_001).pdf_pages(pdf)) == 101
+
+
+def test_the_media_of_a_request_share_their_time(make_pdf: MakePdf) -> None:
+    pdfs = PdfReader(most_pages=1)
+    assert LocalMedia(pdfs, fetches=True).pdf_pages(make_pdf("in time")) == ["in time"]
+    media = LocalMedia(pdfs, fetches=True, seconds=0.01)
+    with pytest.raises(MediaError, match=r"^Could not process PDF$"):
+        media.pdf_pages(make_pdf("too late"))
+    late = "^the media of this request take longer than 0.01 seconds to read; send fewer$"
+    with pytest.raises(MediaError, match=late):
+        media.pdf_pages(make_pdf("in time"))
+    with pytest.raises(MediaError, match=late):
+        media.fetch("https://pictures.example/", "image")
 
 
 def test_plain_text_costs_none_of_the_libraries() -> None:

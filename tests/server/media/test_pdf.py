@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pypdf
 import pytest
@@ -13,11 +14,17 @@ from senryu.server.conversation.media import MediaError
 from senryu.server.media.pdf import PdfReader
 
 MakePdf = Callable[..., bytes]
+Pages = Callable[[bytes], list[str]]
 
 
 @pytest.fixture
 def reader() -> PdfReader:
     return PdfReader(most_pages=3)
+
+
+@pytest.fixture
+def read(reader: PdfReader) -> Pages:
+    return partial(reader.pages, seconds=60)
 
 
 def locked(pdf: bytes, *, user: str) -> bytes:
@@ -28,57 +35,77 @@ def locked(pdf: bytes, *, user: str) -> bytes:
     return file.getvalue()
 
 
-def test_each_page_gives_its_text(reader: PdfReader, make_pdf: MakePdf) -> None:
-    assert reader.pages(make_pdf("Bonjour, été", "", "the end")) == ["Bonjour, été", "", "the end"]
+def refusal(read: Pages, pdf: bytes) -> str:
+    with pytest.raises(MediaError) as caught:
+        read(pdf)
+    return str(caught.value)
+
+
+def test_each_page_gives_its_text(read: Pages, make_pdf: MakePdf) -> None:
+    assert read(make_pdf("Bonjour, été", "", "the end")) == ["Bonjour, été", "", "the end"]
 
 
 def test_a_pdf_is_read_once(
-    reader: PdfReader, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+    read: Pages, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pdf = make_pdf("again")
-    first = reader.pages(pdf)
+    first = read(pdf)
     monkeypatch.setattr(subprocess, "run", None)
-    assert reader.pages(pdf) == first
+    assert read(pdf) == first
 
 
-def test_what_is_remembered_is_bounded(make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = PdfReader(most_pages=3)
-    monkeypatch.setattr("senryu.server.media.pdf._REMEMBERED_CHARACTERS", 10)
-    monkeypatch.setattr(reader, "_read_in_child", lambda data: [data.decode()])
-    for text in (b"four", b"five", b"six"):
-        reader.pages(text)
-    monkeypatch.setattr(reader, "_read_in_child", lambda data: ["read again"])
-    assert [reader.pages(text) for text in (b"six", b"five")] == [["six"], ["five"]]
-    assert reader.pages(b"four") == ["read again"]
+def test_a_pdf_that_cannot_be_read_is_tried_once(
+    read: Pages, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pdfs = (b"no PDF at all", make_pdf("1", "2", "3", "4"), locked(make_pdf("x"), user="guess"))
+    first = [refusal(read, pdf) for pdf in pdfs]
+    monkeypatch.setattr(subprocess, "run", None)
+    assert [refusal(read, pdf) for pdf in pdfs] == first
 
 
-def test_a_pdf_behind_a_password_is_refused(reader: PdfReader, make_pdf: MakePdf) -> None:
+@pytest.mark.parametrize("text", ["four", ""], ids=["texts", "PDFs of nothing"])
+def test_what_is_remembered_is_bounded(
+    text: str, reader: PdfReader, read: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senryu.server.media.pdf._REMEMBERED_CHARACTERS", 600)
+    monkeypatch.setattr(reader, "_read_in_child", lambda *_: [text])
+    for data in (b"1", b"2", b"3"):
+        read(data)
+    monkeypatch.setattr(reader, "_read_in_child", lambda *_: ["read again"])
+    assert [read(data) for data in (b"3", b"2")] == [[text], [text]]
+    assert read(b"1") == ["read again"]
+
+
+def test_a_pdf_behind_a_password_is_refused(read: Pages, make_pdf: MakePdf) -> None:
     with pytest.raises(MediaError, match=r"^The PDF specified was password protected$"):
-        reader.pages(locked(make_pdf("secret"), user="guess"))
+        read(locked(make_pdf("secret"), user="guess"))
 
 
-def test_a_pdf_that_anybody_may_open_is_read(reader: PdfReader, make_pdf: MakePdf) -> None:
-    assert reader.pages(locked(make_pdf("open"), user="")) == ["open"]
+def test_a_pdf_that_anybody_may_open_is_read(read: Pages, make_pdf: MakePdf) -> None:
+    assert read(locked(make_pdf("open"), user="")) == ["open"]
 
 
 def test_too_many_pages_are_refused_with_the_most_there_may_be(
-    reader: PdfReader, make_pdf: MakePdf
+    read: Pages, make_pdf: MakePdf
 ) -> None:
     with pytest.raises(MediaError, match=r"^A maximum of 3 PDF pages may be provided\.$"):
-        reader.pages(make_pdf("1", "2", "3", "4"))
+        read(make_pdf("1", "2", "3", "4"))
 
 
 @pytest.mark.parametrize("data", [b"", b"no PDF at all", b"%PDF-1.4\n%%EOF", b"\0" * 1000])
-def test_what_is_broken_is_refused(reader: PdfReader, data: bytes) -> None:
+def test_what_is_broken_is_refused(read: Pages, data: bytes) -> None:
     with pytest.raises(MediaError, match=r"^Could not process PDF$"):
-        reader.pages(data)
+        read(data)
 
 
-def test_a_child_that_takes_too_long_is_killed(make_pdf: MakePdf) -> None:
+def test_a_child_that_takes_too_long_is_killed_and_may_try_again(
+    reader: PdfReader, make_pdf: MakePdf
+) -> None:
     began = time.monotonic()
     with pytest.raises(MediaError, match=r"^Could not process PDF$"):
-        PdfReader(most_pages=3, wall_seconds=0.01).pages(make_pdf("slow"))
+        reader.pages(make_pdf("slow"), seconds=0.01)
     assert time.monotonic() - began < 5
+    assert reader.pages(make_pdf("slow"), seconds=60) == ["slow"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Messages and their counts: answers, errors before the first byte, and errors after it."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -216,14 +217,22 @@ async def test_a_long_prompt_is_counted_like_a_short_one(
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 @pytest.mark.parametrize(
-    ("text", "kind", "elsewhere"),
-    [("x" * 10, "text", False), ("x" * 20_000, "text", True), ("x" * 10, "document", True)],
-    ids=["short", "long", "document"],
+    ("text", "kind", "thread"),
+    [
+        ("x" * 10, "text", "MainThread"),
+        ("é\n" * 10, "text", "MainThread"),
+        ("x" * 20_000, "text", "asyncio"),
+        ("x" * 10, "document", "media"),
+        ("x" * 20_000, "document", "media"),
+    ],
+    ids=["short", "escaped", "long", "document", "long document"],
 )
+@pytest.mark.parametrize("key", ['"source"', '"s\\u006furce"', '"\\u0073o\\u0075\\u0072c\\u0065"'])
 async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_tokens(
     text: str,
     kind: str,
-    elsewhere: bool,
+    thread: str,
+    key: str,
     path: str,
     client_for: ClientFor,
     body: Body,
@@ -244,10 +253,32 @@ async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_token
     document = {"source": {"type": "text", "media_type": "text/plain", "data": text}}
     content = {"text": text} if kind == "text" else document
     body["messages"][0]["content"] = [{"type": kind, **content}]
-    assert (await client_for().post(path, json=body)).status_code == 200
+    content = json.dumps(body).replace('"source"', key)
+    assert (await client_for().post(path, content=content)).status_code == 200
     assert len(threads) == 3
     assert len(set(threads)) == 1
-    assert (threads[0] is not threading.main_thread()) is elsewhere
+    assert threads[0].name.startswith(thread)
+
+
+async def test_a_text_does_not_wait_for_the_media_of_others(
+    client: httpx.AsyncClient, body: Body
+) -> None:
+    """However many PDFs there are: one may take a minute."""
+    done = threading.Event()
+    reading = [routes._MEDIA_THREADS.submit(done.wait, 30) for _ in range(20)]
+    try:
+        document = {"type": "text", "media_type": "text/plain", "data": "x"}
+        content = [{"type": "document", "source": document}]
+        with_media = body | {"messages": [{"role": "user", "content": content}]}
+        waiting = asyncio.create_task(client.post("/v1/messages", json=with_media))
+        body["messages"][0]["content"] += "x" * 20_000
+        reply = await asyncio.wait_for(client.post("/v1/messages", json=body), 10)
+        assert reply.status_code == 200
+        assert not waiting.done()
+    finally:
+        done.set()
+    assert (await waiting).status_code == 200
+    assert all(future.result() for future in reading)
 
 
 @pytest.mark.parametrize("edits", [[], [{"type": "clear_thinking_20251015", "keep": "all"}]])
