@@ -130,7 +130,7 @@ class ContentReader:
                         raise InvalidRequest("messages: text content blocks must be non-empty")
                     yield TextBlock(text=block.text)
                 case wire.ToolReference():
-                    tool, _ = self._toolbox.surface(block.tool_name, here)
+                    tool, _ = self._toolbox.surface(block.tool_name)
                     yield ToolDefinitionBlock(tool=tool)
                 case wire.BrowserState():
                     self.ignored.append("messages.browser_state")
@@ -179,9 +179,7 @@ def check_citations(blocks: Sequence[Placed], terms: Terms, *, formatted: bool) 
         if not isinstance(switch, wire.CitationSwitch) or not switch.enabled:
             continue
         if formatted:
-            raise InvalidRequest(
-                f"{placed.place}.citations: citations cannot be combined with output_config.format"
-            )
+            raise InvalidRequest("output_config.format: cannot be combined with citations")
         if terms.strict:
             raise InvalidRequest(
                 f"{placed.place}.citations: {terms.model} does not support citations"

@@ -43,23 +43,24 @@ class Toolbox:
         """In the order in which they became known."""
         return tuple(self._callable.values())
 
-    def surface(self, name: str, location: str) -> tuple[Tool, bool]:
+    def surface(self, name: str) -> tuple[Tool, bool]:
         """A tool that may be called from here on, and whether that is new. Raises
         InvalidRequest."""
-        tool = self._named(name, location)
+        tool = self._named(name)
         new = name not in self._callable
         self._callable[name] = tool
         return tool, new
 
-    def remove(self, name: str, location: str) -> None:
+    def remove(self, name: str) -> None:
         """It may not be called from here on. Raises InvalidRequest."""
-        self._named(name, location)
+        self._named(name)
         self._callable.pop(name, None)
 
-    def _named(self, name: str, location: str) -> Tool:
+    def _named(self, name: str) -> Tool:
         if name not in self._declared:
+            # Without its place: at one that names a document clients would take that away.
             raise InvalidRequest(
-                f"{location}: Tool reference '{name}' not found in available tools",
+                f"Tool reference '{name}' not found in available tools",
                 details={"error_code": "tool_reference_unresolved"},
             )
         return self._declared[name]
@@ -73,10 +74,7 @@ def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> To
             raise InvalidRequest(f"'{terms.model}' does not support tool types: {entry.type}.")
         beta = _BETAS.get(entry.type)
         if terms.strict and beta is not None and beta not in terms.betas:
-            raise InvalidRequest(
-                f"tools.{index}: {entry.type} needs the beta {beta}; send it in the anthropic-beta "
-                "header"
-            )
+            raise InvalidRequest(f"tools.{index}: {entry.type} needs its beta, {beta}")
         here = f"tools.{index}.{entry.type}"
         _check_callers(entry, here)
         tool = _tool(entry, here)

@@ -86,10 +86,10 @@ class Section:
             raise InvalidRequest(f"{here}: Extra inputs are not permitted")
         name = block.tool.name
         if block.type == "tool_removal":
-            self._toolbox.remove(name, here)
+            self._toolbox.remove(name)
             self._lines.append(f"The tool {name} can no longer be called.")
             return
-        tool, new = self._toolbox.surface(name, here)
+        tool, new = self._toolbox.surface(name)
         if new:
             self._definitions.append(ToolDefinitionBlock(tool=tool))
 

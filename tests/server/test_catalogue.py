@@ -634,7 +634,7 @@ ROWS = [
     refused(
         55,
         messages(user(CITED)) | output(OBJECT),
-        "~: citations cannot be combined with output_config.format$",
+        "output_config.format: cannot be combined with citations",
     ),
     refused(
         55,

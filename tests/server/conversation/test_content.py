@@ -284,8 +284,7 @@ def test_citations_are_not_given_and_the_client_is_told(read: Any, block: dict[s
     )
     form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
     assert read.refusal(messages=[cited], output_config=form) == (
-        f"messages.0.content.0.{block['type']}.citations: citations cannot be combined with "
-        "output_config.format"
+        "output_config.format: cannot be combined with citations"
     )
 
 

@@ -188,8 +188,5 @@ def test_a_result_may_bring_a_tool_along(read: Any) -> None:
 def test_a_result_can_only_bring_a_tool_that_was_declared(read: Any) -> None:
     found = result(content=[TEXT, {"type": "tool_reference", "tool_name": "rm"}])
     error = read.error(tools=TOOLS, messages=[USER, assistant(call()), user(found)])
-    assert error.message == (
-        "messages.2.content.0.tool_result.content.1: Tool reference 'rm' not found in available "
-        "tools"
-    )
+    assert error.message == "Tool reference 'rm' not found in available tools"
     assert error.details == {"error_code": "tool_reference_unresolved"}
