@@ -116,8 +116,9 @@ class ServerSettings:
     unknown betas, signatures of others, schema keywords outside its subset."""
 
     cors_origins: tuple[str, ...] = ()
-    """Origins of web pages that may ask, such as `http://localhost:3000`; `*` lets every page.
-    Left out: only pages that this server itself delivers."""
+    """Origins of web pages that may ask, such as `http://localhost:3000`, or patterns of them, such
+    as `vscode-webview://*`; `*` lets every page. Left out: only pages that this server itself
+    delivers."""
 
     signing_key: str | None = None
     """The secret that thinking blocks are signed with. Left out: one is made once and kept in the

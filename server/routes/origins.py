@@ -8,6 +8,7 @@ send no origin, and pay one look through their headers.
 
 import ipaddress
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from senryu.server.identifiers import new_id
-from senryu.server.wire.errors import AuthenticationFailed
+from senryu.server.wire.errors import AuthenticationFailed, MethodNotAllowed
 
 from .replies import IGNORED, error_reply
 
@@ -48,7 +49,7 @@ class Origins:
         await self._app(scope, receive, send)
 
     def _may_ask(self, origin: str, scope: Scope) -> bool:
-        if origin in self._allowed or "*" in self._allowed:
+        if _is_listed(origin, self._allowed):
             return True
         host = Headers(scope=scope).get("host", "")
         if origin not in (f"http://{host}", f"https://{host}"):
@@ -58,7 +59,11 @@ class Origins:
 
 class Cors(CORSMiddleware):
     """Tells browsers that the pages of `allowed` origins may ask and what they may read. Its
-    answers are ours: they have an id, and a refusal has the shape of every error."""
+    answers are ours: they have an id, and a refusal has the shape of every error.
+
+    A browser that guards private networks asks once more before a page of the public one may reach
+    this machine: whoever may ask at all may do that.
+    """
 
     def __init__(self, app: ASGIApp, *, allowed: Collection[str]) -> None:
         super().__init__(
@@ -68,12 +73,21 @@ class Cors(CORSMiddleware):
             allow_headers=("*",),
             expose_headers=_EXPOSED,
         )
+        self.allow_private_network = True  # no argument in older versions, which let it pass
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return _is_listed(origin, self.allow_origins)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         request_id = new_id("req")
         reply = super().preflight_response(request_headers)
-        if reply.status_code != 200:
+        if not self.is_allowed_origin(request_headers["origin"]):
             reply = refusal(request_headers["origin"], request_id)
+        elif reply.status_code != 200:
+            method = request_headers["access-control-request-method"]
+            reply = error_reply(MethodNotAllowed(f"{method} is not allowed here"), request_id)
+        elif "access-control-request-private-network" in request_headers:
+            reply.headers["access-control-allow-private-network"] = "true"
         reply.headers["request-id"] = request_id
         return reply
 
@@ -85,6 +99,11 @@ def refusal(origin: str, request_id: str) -> Response:
         "origin to cors_origins"
     )
     return error_reply(error, request_id)
+
+
+def _is_listed(origin: str, allowed: Collection[str]) -> bool:
+    # First as it stands: the brackets of an IPv6 address mean something else in a pattern.
+    return origin in allowed or any(fnmatchcase(origin, pattern) for pattern in allowed)
 
 
 def _is_an_address(host: str) -> bool:

@@ -105,7 +105,48 @@ async def test_a_preflight_for_a_method_that_is_none_is_refused_in_our_shape(
 ) -> None:
     client = client_for(cors_origins=(PAGE,))
     asking = preflight(PAGE) | {"access-control-request-method": "BREW"}
-    assert refused(await client.options("/v1/messages", headers=asking))
+    reply = await client.options("/v1/messages", headers=asking)
+    assert reply.status_code == 405
+    assert reply.json()["error"]["message"] == "BREW is not allowed here"
+    assert reply.json()["request_id"] == reply.headers["request-id"]
+
+
+@pytest.mark.parametrize("allowed", [PAGE, "http://localhost:*", "*"])
+async def test_an_allowed_page_may_reach_into_a_private_network(
+    allowed: str, client_for: ClientFor
+) -> None:
+    client = client_for(cors_origins=(allowed,))
+    private = {"access-control-request-private-network": "true"}
+    reply = await client.options("/v1/messages", headers=preflight(PAGE) | private)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-private-network"] == "true"
+    assert reply.headers["access-control-allow-headers"].startswith("authorization,")
+    reply = await client.options("/v1/messages", headers=preflight(PAGE))
+    assert "access-control-allow-private-network" not in reply.headers
+    if allowed != "*":
+        other = preflight("https://evil.example") | private
+        assert refused(await client.options("/v1/messages", headers=other))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin", "others"),
+    [
+        ("vscode-webview://*", "vscode-webview://0f3k", ["vscode-file://0f3k", "http://0f3k"]),
+        ("http://localhost:*", "http://localhost:3000", ["http://localhost.evil:3000"]),
+        ("https://*.home.example", "https://a.home.example", ["https://home.example"]),
+        ("http://[::1]:3000", "http://[::1]:3000", ["http://[::1]:3001"]),
+    ],
+)
+async def test_a_pattern_lets_all_pages_ask_that_fit_it(
+    pattern: str, origin: str, others: list[str], client_for: ClientFor, body: Body
+) -> None:
+    client = client_for(cors_origins=(pattern,))
+    reply = await client.post("/v1/messages", json=body, headers={"origin": origin})
+    assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (200, origin)
+    assert (await client.options("/v1/models", headers=preflight(origin))).status_code == 200
+    for other in others:
+        assert refused(await client.post("/v1/messages", json=body, headers={"origin": other}))
+        assert refused(await client.options("/v1/models", headers=preflight(other)))
 
 
 @pytest.mark.parametrize("origin", ["https://any.example", "null", "file://", "app://desk"])
