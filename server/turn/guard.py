@@ -17,6 +17,12 @@ IMAGE = "\ufdd1\ufdd2"
 """Stands for an image in the text of a message. A mark like any other: two characters, so that a
 guard can break the one that a client wrote."""
 
+THOUGHT_BEGINS, THOUGHT_ENDS = "\ufdd1\ufdd3", "\ufdd1\ufdd4"
+"""Stand in for the marks of a thought while a template runs. A template that finds the real ones
+in a message drops the thought, and with it whatever was said before."""
+
+STAND_INS = (IMAGE, THOUGHT_BEGINS, THOUGHT_ENDS)
+
 Value = TypeVar("Value")
 
 

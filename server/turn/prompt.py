@@ -77,6 +77,7 @@ def render(
         prefill = guarded(conversation.prefill, chat.marks)
         prefilled = tokenizer.render(chat, prefill).removeprefix(opened)
     if marks := dialect.thought:
+        opened = marks.shown(opened)
         # Some templates open the thought themselves.
         opened = opened.removesuffix(marks.opening) + (marks.opening if thinking else marks.skipped)
     return opened + prefilled

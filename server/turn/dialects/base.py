@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from senryu.server.conversation.messages import Conversation, Tool
+from senryu.server.turn.guard import THOUGHT_BEGINS, THOUGHT_ENDS
 
 ChatMessage = dict[str, Any]
 
@@ -21,8 +22,8 @@ class Chat:
 
     messages: list[ChatMessage]
     """`{"role": ..., "content": ...}`, calls, results and thoughts spelt out in the content, which
-    is a text (or an object where the family's template writes a result as JSON). The mark IMAGE
-    (turn/guard.py) stands in the text where an image is shown."""
+    is a text (or an object where the family's template writes a result as JSON). Stand-ins
+    (turn/guard.py) show where an image is and where a thought begins and ends."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """Tools for a template that words them itself, as JSON objects; empty where the dialect has
     worded them in the messages."""
@@ -42,6 +43,16 @@ class ThoughtMarks:
     opening: str
     closing: str
     skipped: str = ""
+
+    def around(self, thought: str) -> str:
+        """A thought of the past, its marks hidden from the template."""
+        opening = self.opening.replace(self.opening.strip(), THOUGHT_BEGINS)
+        return f"{opening}{thought}{self.closing.replace(self.closing.strip(), THOUGHT_ENDS)}"
+
+    def shown(self, text: str) -> str:
+        """The text that a template gave, with the marks in their places."""
+        text = text.replace(THOUGHT_BEGINS, self.opening.strip())
+        return text.replace(THOUGHT_ENDS, self.closing.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

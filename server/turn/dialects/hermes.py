@@ -22,7 +22,7 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from senryu.server.turn.guard import IMAGE, guarded
+from senryu.server.turn.guard import IMAGE, STAND_INS, guarded
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
 from .spelling import as_function, as_json, as_lines, said_turns
@@ -40,7 +40,7 @@ CALLS = CallMarks(
 )
 MARKS = (
     *("<think>", "</think>", "<tool_call>", "</tool_call>"),
-    *("<tool_response>", "</tool_response>", IMAGE),
+    *("<tool_response>", "</tool_response>", *STAND_INS),
 )
 
 
@@ -98,7 +98,7 @@ def _in_tags(block: Block, thought: ThoughtMarks | None, define: Callable[[Tool]
         case ThinkingBlock():
             if thought is None:
                 return ""
-            return f"{thought.opening}{guarded(block.thinking, MARKS)}{thought.closing}"
+            return thought.around(guarded(block.thinking, MARKS))
         case ToolUseBlock():
             head = CALLS.head_of(block.name)
             called = guarded(as_json(block.input), MARKS)

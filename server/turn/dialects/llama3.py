@@ -24,7 +24,7 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from senryu.server.turn.guard import IMAGE, guarded
+from senryu.server.turn.guard import IMAGE, STAND_INS, guarded
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
 from .spelling import as_function, as_json, as_lines, said_turns
@@ -41,7 +41,7 @@ CALLS = CallMarks(
 # These templates name a day to the model. The real one would change every prompt at midnight;
 # this is the one that they name when nobody tells them.
 VARIABLES = {"date_string": "26 Jul 2024"}
-MARKS = ("<think>", "</think>", IMAGE)
+MARKS = ("<think>", "</think>", *STAND_INS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,7 @@ class Llama3Dialect:
             case ThinkingBlock():
                 if self.thought is None:
                     return ""
-                thinking = guarded(block.thinking, MARKS)
-                return f"{self.thought.opening}{thinking}{self.thought.closing}"
+                return self.thought.around(guarded(block.thinking, MARKS))
             case ToolUseBlock():
                 called = guarded(as_json(block.input), MARKS)
                 return f"{CALLS.opening}{CALLS.head_of(block.name)}{called}{CALLS.tail}"

@@ -23,7 +23,7 @@ from senryu.server.turn import tokenizer as module
 from senryu.server.turn.dialects.base import Chat
 from senryu.server.turn.dialects.hermes import MARKS, THOUGHT, HermesDialect
 from senryu.server.turn.dialects.plain import PlainDialect
-from senryu.server.turn.guard import GUARD, IMAGE
+from senryu.server.turn.guard import GUARD, IMAGE, STAND_INS
 from senryu.server.turn.prompt import build_prompt
 from senryu.server.turn.tokenizer import HuggingFaceTokenizer, open_tokenizer
 
@@ -213,7 +213,7 @@ def test_a_mark_that_is_a_token_is_one_where_the_dialect_wrote_it_and_nowhere_el
 ) -> None:
     """Families differ in whether they call `<tool_call>` a special token or only an added one."""
     source = trained.__wrapped__("gpt2")
-    tags = [mark for mark in MARKS if mark != IMAGE]
+    tags = [mark for mark in MARKS if mark not in STAND_INS]
     marks = [transformers.AddedToken(tag, special=special) for tag in tags]
     source.add_tokens(marks, special_tokens=special)
     source.chat_template = "{% for each in messages %}<|turn|>{{ each.content }}{% endfor %}"

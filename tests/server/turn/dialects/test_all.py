@@ -28,7 +28,7 @@ from senryu.server.turn.dialects.base import Dialect
 from senryu.server.turn.dialects.hermes import MARKS, THOUGHT, HermesDialect
 from senryu.server.turn.dialects.llama3 import Llama3Dialect
 from senryu.server.turn.dialects.plain import PlainDialect
-from senryu.server.turn.guard import IMAGE
+from senryu.server.turn.guard import STAND_INS
 from senryu.server.turn.prompt import ChatTokenizer, build_prompt, render
 from senryu.server.turn.turn import Turn, run_turn
 
@@ -43,7 +43,7 @@ FAMILIES = [
 TAGGED = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
 PARIS, ROME = TAGGED % "Paris", TAGGED % "Köln"
 BARE = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
-FORGED = [*MARKS, *IMAGE, "<", "think>", "tool_call>", "\n"]
+FORGED = [*MARKS, *"".join(STAND_INS), "<", "think>", "tool_call>", "\n"]
 QUESTION = Message(role="user", content=(TextBlock(text="And now?"),))
 
 
@@ -51,35 +51,37 @@ QUESTION = Message(role="user", content=(TextBlock(text="And now?"),))
 def test_a_longer_conversation_begins_with_the_shorter_one(
     called: Conversation, speaks: Speaks, family: str, dialect: Dialect
 ) -> None:
-    """Up to where the answer begins, and to the thoughts that a template drops by itself."""
-    talk = replace(called, messages=(*called.messages, called.messages[1], QUESTION))
-    thoughtless = tuple(
-        replace(
-            turn,
-            content=tuple(each for each in turn.content if not isinstance(each, ThinkingBlock)),
-        )
-        for turn in talk.messages
-    )
+    """Up to where the answer begins. Templates that drop old thoughts find none to drop."""
+    question, answer, results = called.messages
+    thoughtful = replace(answer, content=(*answer.content[:2], *answer.content))
+    turns = (question, thoughtful, results, answer, QUESTION, thoughtful, results, answer, QUESTION)
+    skipped = dialect.thought.skipped if dialect.thought else ""
     shown = [
-        speaks(family).render(dialect.chat(replace(talk, messages=turns)))
-        for turns in accumulate((turn,) for turn in thoughtless)
-        if turns[-1].role == "user"
+        render(replace(called, messages=grown), speaks(family), dialect).removesuffix(skipped)
+        for grown in accumulate((turn,) for turn in turns)
+        if grown[-1].role == "user"
     ]
-    assert len(shown) == 3
+    assert len(shown) == 5
     for shorter, longer in pairwise(shown):
         assert longer.startswith(shorter)
 
 
-@pytest.mark.parametrize("family", ["qwen"])
-def test_the_thoughts_of_a_tool_loop_stay_until_the_next_question(
-    called: Conversation, speaks: Speaks, family: str
+@pytest.mark.parametrize(
+    ("family", "dialect"),
+    [("qwen", HermesDialect(thought=THOUGHT)), ("chatml", PlainDialect(thought=THOUGHT))],
+)
+def test_nothing_is_lost_of_what_was_thought_and_said(
+    called: Conversation, speaks: Speaks, family: str, dialect: Dialect
 ) -> None:
-    thinker = HermesDialect(thought=THOUGHT)
-    asked = render(replace(called, messages=called.messages[:1]), speaks(family), thinker)
-    looped = render(called, speaks(family), thinker, thinking=True)
-    assert looped.startswith(asked.removesuffix(THOUGHT.skipped) + "<think>\nLet me see.")
-    moved_on = replace(called, messages=(*called.messages, called.messages[1], QUESTION))
-    assert "Let me see." not in render(moved_on, speaks(family), thinker)
+    """Not between two thoughts, and not before the last question."""
+    question, answer, results = called.messages
+    thought, text, call = answer.content
+    turned = replace(answer, content=(thought, text, thought, call))
+    turns = (question, turned, results, turned, results, QUESTION)
+    spelt = (
+        f"<think>\nLet me see.\n</think>\n\nI'll look.\n<think>\nLet me see.\n</think>\n\n{PARIS}"
+    )
+    assert render(replace(called, messages=turns), speaks(family), dialect).count(spelt) == 2
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,11 @@ def test_the_images_of_results_are_shown_behind_them() -> None:
     ]
 
 
-def test_a_thought_is_shown_to_a_model_that_thinks(called: Conversation) -> None:
-    shown = Llama3Dialect(thought=THOUGHT).chat(called).messages[2]["content"]
-    assert shown.startswith("<think>\nLet me see.\n</think>\n\nI'll look.\n{")
+def test_a_thought_is_shown_to_a_model_that_thinks(
+    called: Conversation, speaks: Callable[[str], ChatTokenizer]
+) -> None:
+    shown = render(called, speaks("llama"), Llama3Dialect(thought=THOUGHT))
+    assert "<|assistant|><think>\nLet me see.\n</think>\n\nI'll look.\n{" in shown
 
 
 def test_a_tool_that_was_looked_up_is_part_of_the_result(weather: Tool) -> None:
