@@ -22,11 +22,17 @@ def ignored_header(names: Iterable[str]) -> dict[str, str]:
 def json_reply(
     body: dict[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
+    return Response(
+        encoded(body), status_code=status, media_type="application/json", headers=headers
+    )
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    """As JSON, the input of a tool included: a model may write integers of any length there."""
     try:
-        encoded = orjson.dumps(body)
-    except TypeError:  # a model may write integers of any length into a tool's input
-        encoded = json.dumps(body, ensure_ascii=False).encode()
-    return Response(encoded, status_code=status, media_type="application/json", headers=headers)
+        return orjson.dumps(body)
+    except TypeError:
+        return json.dumps(body, ensure_ascii=False).encode()
 
 
 def error_reply(error: ApiError, request_id: str) -> Response:

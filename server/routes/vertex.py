@@ -6,12 +6,12 @@ The model stands in the path and the API version in the body; the rest is `route
 import asyncio
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import InvalidRequest
+from senryu.server.wire.requests import read_object
 
 from .messages import Spoken, answer, count
 from .reading import (
@@ -23,6 +23,7 @@ from .reading import (
     known_version,
     read_body,
 )
+from .replies import encoded
 
 _MODELS = "/projects/{project}/locations/{location}/publishers/anthropic/models"
 _OWN_CLASSIC = "vertex-2023-10-16"
@@ -58,17 +59,9 @@ async def _received(request: Request, stated: dict[str, Any]) -> tuple[bytes, Sp
     settings: ServerSettings = request.app.state.settings
     check_credential(request, settings)
     body = await read_body(request, settings)
-    try:
-        value = await asyncio.to_thread(orjson.loads, body)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):  # it goes on as it is, to be refused in the contract's words
-        return body, Spoken(CLASSIC, frozenset())
+    value = await asyncio.to_thread(read_object, body)
     spoken = _spoken(request, settings, value)
-    try:
-        return await asyncio.to_thread(orjson.dumps, value | stated), spoken
-    except orjson.JSONEncodeError:  # nested deeper than it encodes: it goes on likewise
-        return body, spoken
+    return await asyncio.to_thread(encoded, value | stated), spoken
 
 
 def _spoken(request: Request, settings: ServerSettings, body: dict[str, Any]) -> Spoken:

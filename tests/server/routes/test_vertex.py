@@ -133,6 +133,24 @@ async def test_other_calls_are_not_known(call: str, client: httpx.AsyncClient) -
     assert (await client.post(f"{MODELS}/{call}", json={})).status_code == 404
 
 
+async def test_an_integer_of_any_length_stays_as_it_is(
+    client: httpx.AsyncClient, wrapped: Body
+) -> None:
+    def saying(number: int) -> Body:
+        call = {"type": "tool_use", "id": "a", "name": "ls", "input": {"n": number}}
+        result = {"type": "tool_result", "tool_use_id": "a"}
+        turns = [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+        return {"messages": [*wrapped["messages"], *turns], "model": "scripted"}
+
+    for number in (10**40 + 1, 10**40 + 2**33):
+        path = f"{MODELS}/count-tokens:rawPredict"
+        assert (
+            (await client.post(path, json=saying(number))).json()
+            == (await client.post("/v1/messages/count_tokens", json=saying(number))).json()
+            != (await client.post(path, json=saying(10**20))).json()
+        )
+
+
 def test_the_official_client_is_answered(server: Any) -> None:
     client = AnthropicVertex(
         base_url=f"{server.url}/v1", region="l", project_id="p", access_token="t"

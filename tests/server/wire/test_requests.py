@@ -372,10 +372,28 @@ def test_json_that_is_no_object_is_refused_as_such(body: bytes) -> None:
 
 
 def test_numbers_beyond_any_machine_word_are_refused_and_do_no_harm() -> None:
-    for number in (b"9" * 400, b"1e400", b"-1e400", b"9" * 20):
+    for number in (b"9" * 400, b"1e400", b"-1e400", b"-" + b"9" * 20):
         text = b'{"model":"m","messages":[],"max_tokens":%b}' % number
         with pytest.raises(InvalidRequest):
             parse(MessagesRequest, text)
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**300])
+def test_an_integer_of_any_length_comes_back_as_it_was_written(number: int) -> None:
+    call = {"type": "tool_use", "id": "a", "name": "ls", "input": {"n": [number, 0.5]}}
+    (block,) = read(saying(call, role="assistant")).messages[0].content
+    assert isinstance(block, blocks.ToolUse)
+    assert block.input == call["input"]
+    assert type(block.input["n"][0]) is int
+
+
+@pytest.mark.parametrize(
+    "more", [b'"x": NaN', b'"x": -Infinity', rb'"x": "\ud800"', b'"x": "\xff"', b'"x": 1e400']
+)
+def test_beside_a_long_integer_json_is_read_as_strictly(more: bytes) -> None:
+    text = json.dumps(GOOD | {"tags": 2**70}).encode()[:-1] + b", " + more + b"}"
+    with pytest.raises(InvalidRequest, match=r"^The request body is not valid JSON: "):
+        parse(MessagesRequest, text)
 
 
 def test_a_value_nested_deeper_than_it_could_be_written_again_is_refused() -> None:
