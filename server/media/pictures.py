@@ -35,7 +35,7 @@ def read_image(data: bytes, media_type: str) -> ImageBlock:
 
 def decoded(block: ImageBlock) -> Image:
     """What a model is shown of a picture that was read before: nothing shines through it, and its
-    longer side is made as short as is said of it."""
+    longer side is made as short as is said of it; and it stands as its camera was held."""
     from PIL import Image
 
     most = (NATIVE_SIDE, NATIVE_SIDE)
@@ -45,7 +45,16 @@ def decoded(block: ImageBlock) -> Image:
     shown.thumbnail(most)
     if shown.mode == "RGBA":
         shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
-    return shown.convert("RGB")
+    return _upright(shown).convert("RGB")
+
+
+def _upright(picture: Image) -> Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # what is noted beside a picture may be broken in any way; it is shown as is
+        return picture
 
 
 def blank() -> ImageBlock:

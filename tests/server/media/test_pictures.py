@@ -76,6 +76,29 @@ def test_a_picture_of_any_kind_of_colour_is_shown(mode: str) -> None:
     assert decoded(ImageBlock(media_type=f"image/{kind}", data=data)).mode == "RGB"
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize(("orientation", "top"), [(1, 0), (3, 255), (6, 0), (8, 0)])
+def test_a_picture_is_shown_as_its_camera_was_held(kind: str, orientation: int, top: int) -> None:
+    """The upper half black, the lower one white; 6 and 8 lay it on its side."""
+    picture = image.new("RGB", (40, 60), "white")
+    picture.paste("black", (0, 0, 40, 30))
+    exif = image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, kind, exif=exif)
+    shown = decoded(ImageBlock(media_type=f"image/{kind}", data=file.getvalue()))
+    assert shown.size == ((60, 40) if orientation in (6, 8) else (40, 60))
+    corner = (59, 20) if orientation == 6 else (0, 20) if orientation == 8 else (20, 0)
+    assert abs(shown.getpixel(corner)[0] - top) < 20
+
+
+def test_what_is_noted_beside_a_picture_may_be_broken() -> None:
+    file = io.BytesIO()
+    image.new("RGB", (4, 2), "red").save(file, "png", exif=b"broken")
+    block = read_image(file.getvalue(), "image/png")
+    assert decoded(block).size == (4, 2)
+
+
 def test_there_is_a_picture_to_try_with() -> None:
     picture = decoded(blank())
     assert picture.getpixel((0, 0)) == (255, 255, 255)
