@@ -12,6 +12,7 @@ from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam
 
 from .documents import read_document, read_search_result
+from .media_budget import media_budget
 from .messages import (
     Block,
     ImageBlock,
@@ -54,7 +55,7 @@ class ContentReader:
     ) -> None:
         self._terms = terms
         self._toolbox = toolbox
-        self._pictures = Pictures(terms=terms, count=_count_pictures(blocks, terms.most_media))
+        self._pictures = Pictures(terms=terms, budget=media_budget(blocks, terms.window))
         self._latest_answer = max(
             (index for index, each in enumerate(messages) if each.role == "assistant"), default=-1
         )
@@ -156,18 +157,6 @@ def checked_text(block: wire.Text) -> TextBlock:
     if block.text.isspace():
         raise InvalidRequest("messages: text content blocks must contain non-whitespace text")
     return TextBlock(text=block.text)
-
-
-def _count_pictures(blocks: Sequence[Placed], most: int) -> int:
-    """How many pictures there are. Raises InvalidRequest for more than can be read."""
-    pictures = sum(isinstance(placed.block, wire.Image) for placed in blocks)
-    documents = sum(isinstance(placed.block, wire.Document) for placed in blocks)
-    for count, name in ((pictures, "images"), (documents, "documents")):
-        if count > most:
-            raise InvalidRequest(
-                f"messages: Too much media: {count} {name} > {most} maximum; send fewer"
-            )
-    return pictures
 
 
 def check_citations(blocks: Sequence[Placed], terms: Terms, *, formatted: bool) -> bool:

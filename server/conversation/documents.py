@@ -11,6 +11,7 @@ from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest, NotFound
 
 from .media import MediaError
+from .media_budget import MediaBudget
 from .messages import ImageBlock, TextBlock
 from .pictures import Pictures
 from .terms import Terms
@@ -48,9 +49,9 @@ def _parts(
                 else:
                     yield pictures.read(part, f"{here}.content.content.{place}.image")
         case wire.Base64PdfSource():
-            yield _pdf(_decoded(source.data, here), f"{here}.base64", terms)
+            yield _pdf(_decoded(source.data, here), f"{here}.base64", terms, pictures.budget)
         case wire.UrlSource():
-            yield _fetched(source.url, f"{here}.url", terms)
+            yield _fetched(source.url, f"{here}.url", terms, pictures.budget)
         case wire.FileSource():
             raise NotFound(f"{here}.file.file_id: File not found: {source.file_id}")
 
@@ -64,11 +65,13 @@ def _decoded(data: str, here: str) -> bytes:
         ) from None
 
 
-def _pdf(data: bytes, here: str, terms: Terms) -> TextBlock:
+def _pdf(data: bytes, here: str, terms: Terms, budget: MediaBudget) -> TextBlock:
     try:
         pages = terms.media.pdf_pages(data)
     except MediaError as error:
         raise InvalidRequest(f"{here}: {error}", details=error.details) from None
+    budget.add_pages(len(pages))
+    budget.add_text(sum(map(len, pages)), here)
     if not any(page.strip() for page in pages):
         raise InvalidRequest(
             f"{here}: {terms.model} does not support PDF input without a text layer; send the "
@@ -81,15 +84,17 @@ def _numbered(pages: Sequence[str]) -> str:
     return "\n\n".join(f"[page {number}]\n{page}" for number, page in enumerate(pages, start=1))
 
 
-def _fetched(url: str, here: str, terms: Terms) -> TextBlock:
+def _fetched(url: str, here: str, terms: Terms, budget: MediaBudget) -> TextBlock:
     try:
         media_type, data = terms.media.fetch(url, "document")
     except MediaError as error:
         raise InvalidRequest(f"{here}: {error}", details=error.details) from None
     if media_type == "application/pdf":
-        return _pdf(data, here, terms)
+        return _pdf(data, here, terms, budget)
     if media_type == "text/plain":
-        return TextBlock(text=data.decode(errors="replace"))
+        text = data.decode(errors="replace")
+        budget.add_text(len(text), here)
+        return TextBlock(text=text)
     raise InvalidRequest(
         f"{here}: the document is of type {media_type!r}; it has to be 'application/pdf' or "
         "'text/plain'"

@@ -12,7 +12,7 @@ _COMMON_WINDOW = 200_000
 
 
 def most_media(window: int) -> int:
-    """How many images, documents, or pages of a document a model of this window is shown."""
+    """How many images and pages of documents together a model of this window is shown."""
     return 100 if window <= _COMMON_WINDOW else MOST_MEDIA
 
 

@@ -12,6 +12,7 @@ from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest, NotFound
 
 from .media import MediaError
+from .media_budget import MediaBudget
 from .messages import ImageBlock
 from .picture_heads import picture_type, size_of
 from .terms import Terms
@@ -26,10 +27,10 @@ NATIVE_SIDE = 1568
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """Reads the pictures of one request, which holds `count` of them."""
+    """Reads the pictures of one request."""
 
     terms: Terms
-    count: int
+    budget: MediaBudget
 
     def read(self, block: wire.Image, here: str) -> ImageBlock:
         """Raises InvalidRequest or NotFound."""
@@ -47,7 +48,8 @@ class Pictures:
                 media_type, data = self._fetched(source.url, within)
             case wire.FileSource() as source:
                 raise NotFound(f"{here}.source.file.file_id: File not found: {source.file_id}")
-        longest = self._longest_side(data, media_type, within)
+        size = self._size(data, media_type, within)
+        longest = max(size)
         wishes = block.transformations
         if wishes and wishes.oversized_image == "error" and longest > NATIVE_SIDE:
             raise InvalidRequest(
@@ -55,6 +57,7 @@ class Pictures:
                 f"{NATIVE_SIDE} that are shown as they are; send it smaller, or let it be "
                 "downsized"
             )
+        self.budget.add_pixels(_shown_pixels(size))
         try:
             return self.terms.media.image(data, media_type)
         except MediaError as error:
@@ -66,7 +69,7 @@ class Pictures:
         except MediaError as error:
             raise InvalidRequest(f"{here}: {error}", details=error.details) from None
 
-    def _longest_side(self, data: bytes, media_type: str, here: str) -> int:
+    def _size(self, data: bytes, media_type: str, here: str) -> tuple[int, int]:
         """In pixels, within the limits. Raises InvalidRequest."""
         found = picture_type(data)
         if found is None:
@@ -85,14 +88,20 @@ class Pictures:
                 _LONGEST_SIDE,
                 here,
             )
-        if self.count > _MANY_PICTURES and longest > _LONGEST_SIDE_OF_MANY:
+        if self.budget.pictures > _MANY_PICTURES and longest > _LONGEST_SIDE_OF_MANY:
             raise _too_large(
                 "image dimensions exceed max allowed size for many-image requests: "
                 f"{_LONGEST_SIDE_OF_MANY} pixels",
                 _LONGEST_SIDE_OF_MANY,
                 here,
             )
-        return longest
+        return size
+
+
+def _shown_pixels(size: tuple[int, int]) -> int:
+    width, height = size
+    scale = min(1.0, NATIVE_SIDE / max(size))
+    return int(width * height * scale**2)
 
 
 def _too_large(text: str, side: int, here: str) -> InvalidRequest:

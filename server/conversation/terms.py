@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .media import MOST_MEDIA, Media
+from .media import Media
 from .signing import Signer
 
 CURRENT_VERSION = "2026-10-21"
@@ -20,8 +20,8 @@ class Terms:
     """Whether the model was trained to think before it answers."""
     sees: bool = False
     """Whether it takes images."""
-    most_media: int = MOST_MEDIA
-    """The most images, and the most documents, of one request."""
+    window: int = 2**20
+    """The tokens of its window; how much media a request may bring goes by it."""
     prefill: bool = True
     """Whether it may continue an answer that the client began."""
     version: str = "2023-06-01"

@@ -16,7 +16,6 @@ from starlette.responses import Response
 
 from senryu.server.conversation.editing import apply_edits
 from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
-from senryu.server.conversation.media import most_media
 from senryu.server.conversation.messages import Conversation, Demands
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
@@ -159,7 +158,7 @@ def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
         media=state.open_media(),
         thinks=engine.card.dialect.thought is not None,
         sees=engine.card.sees,
-        most_media=most_media(engine.card.window),
+        window=engine.card.window,
         version=spoken.version,
         betas=spoken.betas,
         strict=settings.strict,

@@ -239,7 +239,7 @@ def test_a_picture_has_its_greatest_size(read: Any) -> None:
 
 def test_many_pictures_have_a_smaller_one(read: Any) -> None:
     small, large = image(png(2000, 2000)), image(png(2001, 1))
-    assert read(on=SEES, messages=[user(*[small] * 600)])
+    assert read(on=SEES, messages=[user(*[small] * 100)])
     assert read(on=SEES, messages=[user(*[large] * 20)])
     error = read.error(on=SEES, messages=[user(*[small] * 20, large)])
     assert error.message.endswith(
@@ -255,12 +255,49 @@ def test_a_client_may_want_no_picture_made_smaller(read: Any) -> None:
     assert read(on=SEES, messages=[user(image(png(1, 1569)))])
 
 
-def test_there_is_an_end_to_pictures(read: Any) -> None:
-    for on in (SEES, {}):
-        for block, name in ((image(), "images"), (pdf(b"%PDFone"), "documents")):
-            assert read.refusal(on=on, messages=[user(*[block] * 601)]).startswith(
-                f"messages: Too much media: 601 {name} > 600 maximum"
+@pytest.mark.parametrize(("window", "most"), [(200_000, 100), (200_001, 600)])
+def test_there_is_an_end_to_pictures_and_pages_together(read: Any, window: int, most: int) -> None:
+    seven, one = pdf(b"%PDF" + b"\f".join([b"page"] * 7)), pdf(b"%PDFpage")
+    on = SEES | {"window": window}
+    for block in (image(), one):
+        for blocks in ([block] * (most - 7) + [seven], [seven] + [block] * (most - 7)):
+            assert read(on=on, messages=[user(*blocks)])
+            error = read.refusal(on=on, messages=[user(block), *[user(each) for each in blocks]])
+            assert error == (
+                f"messages: Too much media: {most + 1} images and pages of documents > {most} "
+                "maximum; send fewer"
             )
+
+
+def test_documents_of_plain_text_are_no_media(read: Any) -> None:
+    assert read(on={"window": 200_000}, messages=[user(*[document()] * 101)])
+
+
+def test_there_is_an_end_to_the_text_of_documents(read: Any) -> None:
+    """A small PDF unfolds to megabytes, and an address leads to ten of them."""
+    half = pdf(b"%PDF" + b"x" * 800)
+    fetched = {"type": "document", "source": URL | {"url": "https://known.example/a"}}
+    on = {"window": 100}
+    assert read(on=on, messages=[user(half, half, text("x" * 2000))])
+    for block, here in ((half, "base64"), (fetched, "url")):
+        assert read.refusal(on=on, messages=[user(half), user(half, block)]).startswith(
+            f"messages.1.content.1.document.source.{here}: the documents up to this one hold "
+        )
+    error = read.refusal(on=on, messages=[user(half, half, half)])
+    assert error.endswith(
+        "2400 characters of text, far more than the model's window of 100 tokens; send less of them"
+    )
+
+
+def test_there_is_an_end_to_the_pixels_of_pictures(read: Any) -> None:
+    """They are decoded all at once: a kilobyte may stand for megabytes."""
+    shown_smaller, smaller = image(png(2000, 2000)), image(png(600, 700))
+    assert read(on=SEES, messages=[user(*[shown_smaller] * 109)])
+    assert read(on=SEES, messages=[user(*[smaller] * 600)])
+    assert read.refusal(on=SEES, messages=[user(*[shown_smaller] * 110)]) == (
+        "messages: Too much media: the images have more than 268435456 pixels as they are shown; "
+        "send fewer or smaller ones"
+    )
 
 
 def test_a_picture_is_the_users(read: Any) -> None:
