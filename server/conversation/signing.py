@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _NONCE_BYTES = 12
-_KEY_ID_BYTES = 4
+_ID_BYTES = 4
 
 
 class Signer:
@@ -22,19 +22,21 @@ class Signer:
     def __init__(self, key: bytes) -> None:
         digest = hashlib.sha256(b"senryu thinking\0" + key).digest()
         self._cipher = AESGCM(digest)
-        self._key_id = hashlib.sha256(digest).digest()[:_KEY_ID_BYTES]
+        self._key_id = hashlib.sha256(digest).digest()[:_ID_BYTES]
 
     def sign(self, thinking: str, *, model: str, shown: bool) -> str:
         """The signature of a thought of `model`, in base64."""
         nonce = os.urandom(_NONCE_BYTES)
         hidden, visible = ("", thinking) if shown else (thinking, "")
         sealed = self._cipher.encrypt(nonce, hidden.encode(), _stated(model, visible))
-        return base64.b64encode(self._key_id + nonce + sealed).decode()
+        return base64.b64encode(self._issuer(model) + nonce + sealed).decode()
 
-    def issued(self, signature: str) -> bool:
-        """Whether a signature names this key: what it does not prove was changed since."""
+    def issued(self, signature: str, *, model: str | None = None) -> bool:
+        """Whether a signature names this key, and `model` where one is given: what it does not
+        prove was changed since."""
+        issuer = self._key_id if model is None else self._issuer(model)
         try:
-            return base64.b64decode(signature, validate=True)[:_KEY_ID_BYTES] == self._key_id
+            return base64.b64decode(signature, validate=True).startswith(issuer)
         except ValueError:
             return False
 
@@ -45,9 +47,10 @@ class Signer:
             packed = base64.b64decode(signature, validate=True)
         except ValueError:
             return None
-        key_id, nonce = packed[:_KEY_ID_BYTES], packed[_KEY_ID_BYTES:][:_NONCE_BYTES]
-        sealed = packed[_KEY_ID_BYTES + _NONCE_BYTES :]
-        if key_id != self._key_id or len(nonce) < _NONCE_BYTES:
+        issuer = self._issuer(model)
+        sealed = packed.removeprefix(issuer)
+        nonce, sealed = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        if not packed.startswith(issuer) or len(nonce) < _NONCE_BYTES:
             return None
         for visible in (thinking, ""):
             try:
@@ -56,6 +59,10 @@ class Signer:
                 continue
             return hidden or visible
         return None
+
+    def _issuer(self, model: str) -> bytes:
+        """What stands before a signature: short names of its key and of its model."""
+        return self._key_id + hashlib.sha256(model.encode()).digest()[:_ID_BYTES]
 
 
 def _stated(model: str, visible: str) -> bytes:

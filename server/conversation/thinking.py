@@ -1,8 +1,11 @@
 """Thinking: whether the model is to think, and its own thoughts when they come back (contract 1.7).
 
 What a client returns is believed only when this server signed it: the model would take a stranger's
-words for its own. In lenient reading such a block is dropped, in strict reading refused.
+words for its own. In lenient reading such a block is dropped, in strict reading refused, unless it
+is one of another model's of this server: a conversation may go from one to the other.
 """
+
+from functools import partial
 
 from senryu.server.wire import blocks, requests
 from senryu.server.wire.errors import InvalidRequest
@@ -71,8 +74,10 @@ def returned_thought(
     model's or this model has no use for it. `latest`: it stands in the last assistant message.
     Raises InvalidRequest in strict reading."""
     thought = terms.signer.read(block.thinking, block.signature, model=terms.model)
-    if thought is None and terms.strict:
-        if latest and terms.signer.issued(block.signature):
+    issued = partial(terms.signer.issued, block.signature)
+    another_models = issued() and not issued(model=terms.model)
+    if thought is None and terms.strict and not another_models:
+        if latest and issued():
             raise InvalidRequest(
                 f"{here}: `thinking` or `redacted_thinking` blocks in the latest assistant "
                 "message cannot be modified. These blocks must remain as they were in the "

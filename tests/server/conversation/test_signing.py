@@ -55,3 +55,5 @@ def test_a_signature_of_this_key_was_issued_here_whatever_it_is_put_to() -> None
     signature = SIGNER.sign("hm", model="m", shown=True)
     assert SIGNER.issued(signature)
     assert not Signer(b"another").issued(signature)
+    assert SIGNER.issued(signature, model="m")
+    assert not SIGNER.issued(signature, model="n")

@@ -147,6 +147,8 @@ def test_strict_reading_refuses_a_strangers_thought(read: Any) -> None:
     assert read.refusal(on=STRICT, messages=older) == (
         "messages.1.content.1: Invalid `signature` in `thinking` block"
     )
+    another_models = assistant(strangers[0], SAID)
+    assert read(on=STRICT, messages=[USER, another_models, USER]).ignored == ("messages.thinking",)
     redacted = {"type": "redacted_thinking", "data": "x"}
     assert read.refusal(on=STRICT, messages=[USER, assistant(redacted, SAID), USER]) == (
         "messages.1.content.0: Invalid `data` in `redacted_thinking` block"
