@@ -100,11 +100,13 @@ def read_sampling(request: MessagesRequest, terms: Terms, *, limit: int) -> Samp
         )
     if request.max_tokens == 0:
         _check_prewarm(request)
+    # The smallest share that top_p can leave is that of the likeliest token.
+    smallest = request.top_p == 0
     return Sampling(
         max_tokens=request.max_tokens,
         temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=request.top_k or 0,
+        top_p=1.0 if request.top_p is None or smallest else request.top_p,
+        top_k=1 if smallest else request.top_k or 0,
         stop_sequences=tuple(_stop_sequences(request.stop_sequences or [])),
     )
 
@@ -229,8 +231,6 @@ def _check_knobs(request: MessagesRequest, terms: Terms) -> None:
                     f"{name}: not supported with anthropic-version {terms.version}; remove it, or "
                     "send anthropic-version: 2023-06-01"
                 )
-    if request.top_p == 0:
-        raise InvalidRequest("top_p: Input should be greater than 0")
     if terms.strict and request.temperature is not None and request.top_p is not None:
         raise InvalidRequest(
             "`temperature` and `top_p` cannot both be specified for this model. Please use only "

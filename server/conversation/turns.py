@@ -14,7 +14,7 @@ from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam
 
 from .content import ContentReader, check_party, checked_text
-from .messages import Block, Message, ToolDefinitionBlock, system_note
+from .messages import Block, Message, ThinkingBlock, ToolDefinitionBlock, system_note
 from .pairing import check_pairs
 from .terms import Terms
 from .tools import CHANGES_BETAS, Toolbox
@@ -36,7 +36,14 @@ def read_turns(
                 "optional final assistant message"
             )
     check_pairs(params)
-    return tuple(_merged(_messages(params, reader, toolbox, terms)))
+    turns = list(_merged(_messages(params, reader, toolbox, terms)))
+    if turns[-1].role == "assistant":
+        # What the client began is gone on with; a thought that was cut off from it cannot be.
+        said = [block for block in turns[-1].content if not isinstance(block, ThinkingBlock)]
+        if len(said) < len(turns[-1].content):
+            reader.ignored.append("messages.thinking")
+        turns[-1:] = [Message(role="assistant", content=tuple(said))] if said else []
+    return tuple(turns)
 
 
 def _messages(

@@ -171,6 +171,26 @@ def test_a_started_answer_goes_with_no_form_of_its_own(
     assert read.refusal(on={"thinks": True}, messages=[USER, ASSISTANT], **changed) == words
 
 
+def test_a_started_answer_is_only_what_was_said(read: Any) -> None:
+    sealed = read.signer.sign("hm", model="m", shown=True)
+    thought = {"type": "thinking", "thinking": "hm", "signature": sealed}
+    begun = {"role": "assistant", "content": [thought, text("hello")]}
+    asked = read(on={"thinks": True}, messages=[USER, begun])
+    assert asked.conversation.prefill == "hello"
+    assert asked.conversation.messages[-1].content == (TextBlock(text="hello"),)
+    assert asked.ignored == ("messages.thinking",)
+
+
+def test_thoughts_alone_start_no_answer(read: Any) -> None:
+    sealed = read.signer.sign("hm", model="m", shown=True)
+    thought = {"type": "thinking", "thinking": "hm", "signature": sealed}
+    begun = {"role": "assistant", "content": [thought]}
+    asked = read(on={"thinks": True}, messages=[USER, begun], thinking={"type": "adaptive"})
+    assert asked.conversation.prefill is None
+    assert asked.conversation == read().conversation
+    assert asked.ignored == ("messages.thinking",)
+
+
 # --- what has no effect here -------------------------------------------------------------------
 
 
@@ -279,6 +299,11 @@ def test_every_knob_of_sampling_is_honoured(read: Any) -> None:
     assert asked == Sampling(
         max_tokens=7, temperature=0.0, top_p=0.5, top_k=3, stop_sequences=("a", "b")
     )
+
+
+def test_the_smallest_share_of_tokens_is_the_likeliest_one(read: Any) -> None:
+    """Engines want top_p above 0."""
+    assert read.sampling(top_p=0, top_k=3) == Sampling(max_tokens=10, top_p=1.0, top_k=1)
 
 
 def test_strict_reading_takes_only_one_of_two_knobs(read: Any) -> None:
