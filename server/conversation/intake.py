@@ -23,7 +23,7 @@ from .ignored import ignored_fields
 from .messages import Conversation, Demands, Sampling, TextBlock, Thinking, ToolChoice
 from .schema_subset import Subset
 from .schemas import check_schema, required_first
-from .terms import Terms
+from .terms import CLASSIC, Terms
 from .thinking import read_thinking
 from .tools import read_choice, read_tools
 from .turns import read_turns
@@ -229,7 +229,7 @@ def _check_knobs(request: MessagesRequest, terms: Terms) -> None:
             if getattr(request, name) is not None:
                 raise InvalidRequest(
                     f"{name}: not supported with anthropic-version {terms.version}; remove it, or "
-                    "send anthropic-version: 2023-06-01"
+                    f"send anthropic-version: {CLASSIC}"
                 )
     if terms.strict and request.temperature is not None and request.top_p is not None:
         raise InvalidRequest(

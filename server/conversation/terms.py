@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from .media import Media
 from .signing import Signer
 
-CURRENT_VERSION = "2026-10-21"
+CLASSIC = "2023-06-01"
+CURRENT = "2026-10-21"
+"""The versions of the API (contract 4.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Terms:
     """The tokens of its window; how much media a request may bring goes by it."""
     prefill: bool = True
     """Whether it may continue an answer that the client began."""
-    version: str = "2023-06-01"
+    version: str = CLASSIC
     betas: frozenset[str] = frozenset()
     strict: bool = False
     """Refuse what the hosted service refuses, also where this server could do it."""
@@ -34,4 +36,4 @@ class Terms:
     @property
     def current(self) -> bool:
         """Whether the rules of the current API version hold (contract 4.2)."""
-        return self.version == CURRENT_VERSION
+        return self.version == CURRENT

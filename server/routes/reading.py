@@ -7,12 +7,14 @@ import asyncio
 import gzip
 import hmac
 import io
+import re
 import zlib
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 from fastapi import Request
 
+from senryu.server.conversation.terms import CLASSIC, CURRENT
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import (
     AuthenticationFailed,
@@ -21,8 +23,6 @@ from senryu.server.wire.errors import (
     RequestTooLarge,
 )
 
-CLASSIC = "2023-06-01"
-CURRENT = "2026-10-21"
 _VERSIONS = {"2023-01-01": CLASSIC, CLASSIC: CLASSIC, CURRENT: CURRENT}
 
 # The betas that the contract names, and the families of them (4.3 and where it asks for one).
@@ -60,6 +60,7 @@ _BETAS = (
     "thinking-token-count-2026-05-13",
     "token-counting-2024-11-01",
 )
+_KNOWN_BETA = re.compile("|".join(map(translate, _BETAS)))
 
 
 def check_credential(request: Request, settings: ServerSettings) -> None:
@@ -111,19 +112,17 @@ def betas(request: Request, settings: ServerSettings) -> frozenset[str]:
 
 def known_betas(asked: Iterable[str], settings: ServerSettings) -> frozenset[str]:
     """What stands in `asked`, trimmed. Raises InvalidRequest where the strict refuse some of it."""
-    found = {beta.strip() for beta in asked} - {""}
-    unknown = [
-        f"`{beta}`"
-        for beta in sorted(found)
-        if not any(fnmatchcase(beta, known) for known in _BETAS)
-    ]
-    if unknown and settings.strict:
+    found = frozenset(beta.strip() for beta in asked) - {""}
+    if not settings.strict:
+        return found
+    unknown = [f"`{beta}`" for beta in sorted(found) if not _KNOWN_BETA.match(beta)]
+    if unknown:
         # Clients look for these words, and repeat the request without the betas that stand there.
         raise InvalidRequest(
             f"Unexpected value(s) {', '.join(unknown)} for the `anthropic-beta` header. "
             "Leave them out: this server is strict"
         )
-    return frozenset(found)
+    return found
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:

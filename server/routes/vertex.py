@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from senryu.server.conversation.terms import CLASSIC
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import read_object
 
 from .messages import Spoken, answer, count
 from .reading import (
-    CLASSIC,
     api_version,
     betas,
     check_credential,

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi import Request
 
 from senryu.server.routes.reading import betas
 from senryu.server.settings import ServerSettings
+from senryu.server.wire.errors import InvalidRequest
 
 ClientFor = Callable[..., httpx.AsyncClient]
 Body = dict[str, Any]
@@ -214,6 +216,15 @@ def asking(*headers: str) -> Request:
     """A request with these `anthropic-beta` headers."""
     named = [(b"anthropic-beta", header.encode()) for header in headers]
     return Request({"type": "http", "headers": named})
+
+
+def test_a_flood_of_betas_takes_no_time() -> None:
+    flood = ",".join(f"b{number}" for number in range(20_000))
+    begun = time.perf_counter()
+    assert len(betas(asking(flood), ServerSettings())) == 20_000
+    with pytest.raises(InvalidRequest, match="Unexpected value"):
+        betas(asking(flood), ServerSettings(strict=True))
+    assert time.perf_counter() - begun < 0.3
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
