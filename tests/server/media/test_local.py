@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from senryu.server.conversation.media import Media, MediaError
+from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.media.fetching import Fetcher
 from senryu.server.media.local import LocalMedia, media_opener
 from senryu.server.media.pdf import PdfReader
@@ -74,6 +75,20 @@ async def test_a_model_that_does_not_see_reads_the_text_of_a_pdf(
         return int(reply.json()["input_tokens"])
 
     assert await counted("four words on it") - await counted("x") == len("four words on it") - 1
+
+
+async def test_a_pdf_that_no_window_of_the_model_takes_is_not_counted(
+    client_for: Callable[..., httpx.AsyncClient], make_pdf: MakePdf
+) -> None:
+    data = base64.b64encode(make_pdf("x" * 1601)).decode()
+    source = {"type": "base64", "media_type": "application/pdf", "data": data}
+    content = [{"type": "document", "source": source}]
+    body = {"model": "scripted", "messages": [{"role": "user", "content": content}]}
+    for window, status in ((101, 200), (100, 400)):
+        client = client_for(ScriptedEngine(window=window))
+        reply = await client.post("/v1/messages/count_tokens", json=body)
+        assert reply.status_code == status
+    assert "far more than the model's window of 100 tokens" in reply.json()["error"]["message"]
 
 
 async def test_a_pdf_of_pictures_alone_is_refused_with_its_place(
