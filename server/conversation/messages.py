@@ -19,13 +19,11 @@ class TextBlock:
     text: str
 
 
-def system_note(text: str) -> TextBlock:
-    """What the operator says in the middle of a conversation, for the end of the user's turn.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteBlock:
+    """What the operator says in the middle of a conversation, at the end of the user's turn."""
 
-    Chat templates have no such turn, so this mark is all that tells it from the user's words.
-    Every byte of it is part of prompts that are cached: it does not change.
-    """
-    return TextBlock(text=f"\n\n<system>\n{text}\n</system>")
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +87,13 @@ class ToolResultBlock:
 
 
 Block = (
-    TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock | ToolDefinitionBlock
+    TextBlock
+    | NoteBlock
+    | ImageBlock
+    | ThinkingBlock
+    | ToolUseBlock
+    | ToolResultBlock
+    | ToolDefinitionBlock
 )
 
 
@@ -102,7 +106,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """Its text blocks, in order, joined by nothing: blocks carry their own spaces."""
+        """Its text blocks, in order, joined by nothing."""
         return "".join(block.text for block in self.content if isinstance(block, TextBlock))
 
 

@@ -14,7 +14,7 @@ from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam
 
 from .content import ContentReader, check_party, checked_text
-from .messages import Block, Message, ThinkingBlock, ToolDefinitionBlock, system_note
+from .messages import Block, Message, NoteBlock, ThinkingBlock, ToolDefinitionBlock
 from .pairing import check_pairs
 from .terms import Terms
 from .tools import CHANGES_BETAS, Toolbox
@@ -101,7 +101,7 @@ class Section:
             self._definitions.append(ToolDefinitionBlock(tool=tool))
 
     def blocks(self) -> tuple[Block, ...]:
-        note = (system_note("\n".join(self._lines)),) if self._lines else ()
+        note = (NoteBlock(text="\n".join(self._lines)),) if self._lines else ()
         return (*note, *self._definitions)
 
 

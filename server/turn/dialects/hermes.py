@@ -15,6 +15,7 @@ from senryu.server.conversation.messages import (
     Block,
     Conversation,
     ImageBlock,
+    NoteBlock,
     TextBlock,
     ThinkingBlock,
     Tool,
@@ -22,10 +23,10 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from senryu.server.turn.guard import IMAGE, STAND_INS, guarded
+from senryu.server.turn.guard import IMAGE
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
-from .spelling import as_function, as_json, as_lines, said_turns
+from .spelling import COMMON_MARKS, as_call, as_function, as_json, as_lines, as_note, told
 
 THOUGHT = ThoughtMarks(
     opening="<think>\n", closing="</think>\n\n", skipped="<think>\n\n</think>\n\n"
@@ -39,8 +40,8 @@ CALLS = CallMarks(
     tail_pattern=re.compile(r"\s*\}\s*</tool_call>"),
 )
 MARKS = (
-    *("<think>", "</think>", "<tool_call>", "</tool_call>"),
-    *("<tool_response>", "</tool_response>", *STAND_INS),
+    *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
+    *COMMON_MARKS,
 )
 
 
@@ -53,21 +54,18 @@ class HermesDialect:
     calls: CallMarks = CALLS
 
     def chat(self, conversation: Conversation) -> Chat:
+        conversation = told(conversation, MARKS)
         messages: list[ChatMessage] = []
         if conversation.system:
-            system = guarded(conversation.system_text, MARKS)
-            messages.append({"role": "system", "content": system})
-        for turn in said_turns(conversation):
-            content = in_tags(turn.content, self.thought, self._guarded)
+            messages.append({"role": "system", "content": conversation.system_text})
+        for turn in conversation.messages:
+            content = in_tags(turn.content, self.thought, self.define)
             messages.append({"role": turn.role, "content": content})
-        tools = [guarded(as_function(tool), MARKS) for tool in conversation.tools]
+        tools = [as_function(tool) for tool in conversation.tools]
         return Chat(messages=messages, tools=tools, marks=MARKS)
 
     def define(self, tool: Tool) -> str:
         return as_json(as_function(tool))
-
-    def _guarded(self, tool: Tool) -> str:
-        return guarded(self.define(tool), MARKS)
 
 
 def _recognised(template: str) -> bool:
@@ -94,15 +92,13 @@ def in_tags(
 def _in_tags(block: Block, thought: ThoughtMarks | None, define: Callable[[Tool], str]) -> str:
     match block:
         case TextBlock():
-            return guarded(block.text, MARKS)
+            return block.text
+        case NoteBlock():
+            return as_note(block)
         case ThinkingBlock():
-            if thought is None:
-                return ""
-            return thought.around(guarded(block.thinking, MARKS))
+            return thought.around(block.thinking) if thought else ""
         case ToolUseBlock():
-            head = CALLS.head_of(block.name)
-            called = guarded(as_json(block.input), MARKS)
-            return f"{CALLS.opening}{head}{called}{CALLS.tail}"
+            return as_call(block, CALLS)
         case ToolResultBlock():
             inside = in_tags(block.content, thought, define)
             if block.is_error:

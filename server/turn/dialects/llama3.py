@@ -17,6 +17,7 @@ from senryu.server.conversation.messages import (
     Conversation,
     ImageBlock,
     Message,
+    NoteBlock,
     TextBlock,
     ThinkingBlock,
     Tool,
@@ -24,10 +25,10 @@ from senryu.server.conversation.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from senryu.server.turn.guard import IMAGE, STAND_INS, guarded
+from senryu.server.turn.guard import IMAGE
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
-from .spelling import as_function, as_json, as_lines, said_turns
+from .spelling import COMMON_MARKS, as_call, as_function, as_lines, as_note, joined, told
 
 CALLS = CallMarks(
     opening='{"name": "',
@@ -41,7 +42,6 @@ CALLS = CallMarks(
 # These templates name a day to the model. The real one would change every prompt at midnight;
 # this is the one that they name when nobody tells them.
 VARIABLES = {"date_string": "26 Jul 2024"}
-MARKS = ("<think>", "</think>", *STAND_INS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +53,14 @@ class Llama3Dialect:
     calls: CallMarks = CALLS
 
     def chat(self, conversation: Conversation) -> Chat:
+        conversation = told(conversation, COMMON_MARKS)
         messages: list[ChatMessage] = []
         if conversation.system:
-            system = guarded(conversation.system_text, MARKS)
-            messages.append({"role": "system", "content": system})
-        for turn in said_turns(conversation):
+            messages.append({"role": "system", "content": conversation.system_text})
+        for turn in conversation.messages:
             messages += self._turn(turn)
-        tools = [guarded(as_function(tool), MARKS) for tool in conversation.tools]
-        return Chat(messages=messages, tools=tools, variables=VARIABLES, marks=MARKS)
+        tools = [as_function(tool) for tool in conversation.tools]
+        return Chat(messages=messages, tools=tools, variables=VARIABLES, marks=COMMON_MARKS)
 
     def define(self, tool: Tool) -> str:
         return json.dumps(as_function(tool), ensure_ascii=False, indent=4)
@@ -69,25 +69,25 @@ class Llama3Dialect:
         """Results are turns of their own, before what is said with them."""
         results = [block for block in turn.content if isinstance(block, ToolResultBlock)]
         for result in results:
-            yield {"role": "ipython", "content": guarded(_result(result), MARKS)}
+            yield {"role": "ipython", "content": _result(result)}
         shown = [part for each in results for part in each.content if isinstance(part, ImageBlock)]
         said = [block for block in turn.content if not isinstance(block, ToolResultBlock)]
         if shown or said or not turn.content:
-            yield {"role": turn.role, "content": as_lines([*shown, *said], self._block)}
+            blocks = [*shown, *joined(turn.role, said)]  # a result may have stood between two texts
+            yield {"role": turn.role, "content": as_lines(blocks, self._block)}
 
     def _block(self, block: Block) -> str:
         match block:
             case TextBlock():
-                return guarded(block.text, MARKS)
+                return block.text
+            case NoteBlock():
+                return as_note(block)
             case ThinkingBlock():
-                if self.thought is None:
-                    return ""
-                return self.thought.around(guarded(block.thinking, MARKS))
+                return self.thought.around(block.thinking) if self.thought else ""
             case ToolUseBlock():
-                called = guarded(as_json(block.input), MARKS)
-                return f"{CALLS.opening}{CALLS.head_of(block.name)}{called}{CALLS.tail}"
+                return as_call(block, CALLS)
             case ToolDefinitionBlock():
-                return f"There is a new function:\n{guarded(self.define(block.tool), MARKS)}"
+                return f"There is a new function:\n{self.define(block.tool)}"
             case ImageBlock():
                 return IMAGE
             case ToolResultBlock():

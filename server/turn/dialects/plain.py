@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from senryu.server.conversation.messages import Conversation, Tool
-from senryu.server.turn.guard import guarded
 
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
 from .hermes import CALLS, MARKS, in_tags
-from .spelling import as_json, said_turns
+from .spelling import as_json, told
 
 HOW_TO_CALL = """\
 To call a tool, write its name and its input as JSON, and stop:
@@ -34,16 +33,17 @@ class PlainDialect:
     calls: CallMarks = CALLS
 
     def chat(self, conversation: Conversation) -> Chat:
-        parts = [guarded(conversation.system_text, MARKS)] if conversation.system else []
+        conversation = told(conversation, MARKS)
+        parts = [conversation.system_text] if conversation.system else []
         if conversation.tools:
-            lines = map(self._guarded, conversation.tools)
+            lines = map(self.define, conversation.tools)
             parts.append("\n".join(["You have these tools:", *lines, HOW_TO_CALL]))
         messages: list[ChatMessage] = []
         if parts:
             messages.append({"role": "system", "content": "\n\n".join(parts)})
         # Who has no tools at first is told how to call when it is given one.
-        defined = self._guarded if conversation.tools else self._explained
-        for turn in said_turns(conversation):
+        defined = self.define if conversation.tools else self._explained
+        for turn in conversation.messages:
             content = in_tags(turn.content, self.thought, defined)
             messages.append({"role": turn.role, "content": content})
         return Chat(messages=messages, marks=MARKS)
@@ -56,11 +56,8 @@ class PlainDialect:
         words += [f"Example input: {as_json(example)}" for example in tool.input_examples]
         return " ".join(words)
 
-    def _guarded(self, tool: Tool) -> str:
-        return guarded(self.define(tool), MARKS)
-
     def _explained(self, tool: Tool) -> str:
-        return f"{self._guarded(tool)}\n{HOW_TO_CALL}"
+        return f"{self.define(tool)}\n{HOW_TO_CALL}"
 
 
 # What a signature shows of a schema, or what says nothing of the input that it does not; a schema

@@ -1,17 +1,95 @@
-"""What more than one dialect needs: tools as JSON, a turn as one text."""
+"""What more than one dialect needs: the words of others guarded, tools and calls as JSON, a turn
+as one text."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, assert_never
 
 from senryu.server.conversation.messages import (
     Block,
     Conversation,
     ImageBlock,
-    Message,
+    NoteBlock,
+    Role,
     TextBlock,
+    ThinkingBlock,
     Tool,
+    ToolDefinitionBlock,
+    ToolResultBlock,
+    ToolUseBlock,
 )
+from senryu.server.turn.guard import STAND_INS, guarded
+
+from .base import CallMarks
+
+COMMON_MARKS = ("<think>", "</think>", "<system>", "</system>", *STAND_INS)
+"""Those of every dialect."""
+
+
+def told(conversation: Conversation, marks: tuple[str, ...]) -> Conversation:
+    """What a dialect spells: the turns that are over (a prefilled answer is still being written),
+    neighbouring texts made one, and none of `marks` in what others wrote."""
+    turns = conversation.messages if conversation.prefill is None else conversation.messages[:-1]
+    system = guarded(conversation.system_text, marks)
+    return Conversation(
+        messages=tuple(
+            replace(turn, content=tuple(_told(turn.role, turn.content, marks))) for turn in turns
+        ),
+        system=(TextBlock(text=system),) if conversation.system else (),
+        tools=tuple(_guarded_tool(tool, marks) for tool in conversation.tools),
+    )
+
+
+def _told(role: Role, blocks: Iterable[Block], marks: tuple[str, ...]) -> Iterator[Any]:
+    for block in joined(role, blocks):
+        match block:
+            case TextBlock() | NoteBlock():
+                yield replace(block, text=guarded(block.text, marks))
+            case ThinkingBlock():
+                yield replace(block, thinking=guarded(block.thinking, marks))
+            case ToolUseBlock():
+                name, called = guarded(block.name, marks), guarded(block.input, marks)
+                yield replace(block, name=name, input=called)
+            case ToolResultBlock():
+                yield replace(block, content=tuple(_told(role, block.content, marks)))
+            case ToolDefinitionBlock():
+                yield replace(block, tool=_guarded_tool(block.tool, marks))
+            case ImageBlock():
+                yield block
+            case _:
+                assert_never(block)
+
+
+def _guarded_tool(tool: Tool, marks: tuple[str, ...]) -> Tool:
+    return replace(
+        tool,
+        name=guarded(tool.name, marks),
+        description=guarded(tool.description, marks),
+        input_schema=guarded(tool.input_schema, marks),
+        input_examples=tuple(guarded(example, marks) for example in tool.input_examples),
+    )
+
+
+def joined(role: Role, blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks, neighbouring texts made one, so that no mark can hide in the cut.
+
+    Where a text of the model's was cut is nothing to it. What users send in two blocks are two
+    things: where no white space sets them apart, a new line does.
+    """
+    said = ""
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            text = block.text
+            touch = said and text and not (said[-1].isspace() or text[0].isspace())
+            said += f"\n{text}" if touch and role == "user" else text
+            continue
+        if said:
+            yield TextBlock(text=said)
+            said = ""
+        yield block
+    if said:
+        yield TextBlock(text=said)
 
 
 def as_json(value: object) -> str:
@@ -27,35 +105,26 @@ def as_function(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function | {"parameters": dict(tool.input_schema)}}
 
 
-def said_turns(conversation: Conversation) -> tuple[Message, ...]:
-    """The turns that are over: a prefilled answer is still being written."""
-    turns = conversation.messages
-    return turns if conversation.prefill is None else turns[:-1]
+def as_call(block: ToolUseBlock, marks: CallMarks) -> str:
+    """A call as the model writes it."""
+    head = marks.head_of(as_json(block.name)[1:-1])
+    return f"{marks.opening}{head}{as_json(block.input)}{marks.tail}"
 
 
-def as_lines(blocks: Sequence[Block], spell: Callable[[Block], str]) -> str:
+def as_note(block: NoteBlock) -> str:
+    """Chat templates have no turn for it, so this mark is all that tells it from the user's words.
+    Every byte of it is part of prompts that are cached: it does not change."""
+    return f"\n\n<system>\n{block.text}\n</system>"
+
+
+def as_lines(blocks: Iterable[Block], spell: Callable[[Block], str]) -> str:
     """A turn as one text: texts and images run on, every other block has lines of its own."""
     said, ran_on = "", False
-    for block in joined(blocks):
+    for block in blocks:
         runs_on = isinstance(block, TextBlock | ImageBlock)
-        if said and not said.endswith("\n") and not (ran_on and runs_on):
+        own_line = not isinstance(block, NoteBlock) and not (ran_on and runs_on)
+        if said and own_line and not said.endswith("\n"):
             said += "\n"
         said += spell(block)
         ran_on = runs_on
     return said
-
-
-def joined(blocks: Sequence[Block]) -> Iterator[Block]:
-    """The blocks, neighbouring texts made one: where a text was cut is nothing to the model, and
-    no mark can hide in the cut."""
-    texts: list[str] = []
-    for block in blocks:
-        if isinstance(block, TextBlock):
-            texts.append(block.text)
-            continue
-        if texts:
-            yield TextBlock(text="".join(texts))
-            texts.clear()
-        yield block
-    if texts:
-        yield TextBlock(text="".join(texts))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from senryu.server.conversation.messages import Message, TextBlock, ToolDefinitionBlock
+from senryu.server.conversation.messages import Message, NoteBlock, TextBlock, ToolDefinitionBlock
 from senryu.server.conversation.turns import _merged
 
 USER = {"role": "user", "content": "hi"}
@@ -40,6 +40,11 @@ def change(kind: str, name: str) -> dict[str, Any]:
 
 def message(role: Any, *texts: str) -> Message:
     return Message(role=role, content=tuple(TextBlock(text=each) for each in texts))
+
+
+def noted(text: str, note: str) -> Message:
+    """A turn of the user's with the operator's note at its end."""
+    return Message(role="user", content=(TextBlock(text=text), NoteBlock(text=note)))
 
 
 def turns(read: Any, *messages: Any, **changed: Any) -> tuple[Message, ...]:
@@ -100,10 +105,10 @@ def test_a_message_has_content(
 
 
 def test_a_system_message_is_a_marked_block_at_the_end_of_the_users_turn(read: Any) -> None:
-    """Contract 1.3.2. These bytes are in cached prompts: they do not change."""
+    """Contract 1.3.2."""
     whole = turns(read, USER, system("Be brief."), ASSISTANT, USER)
     assert whole == (
-        message("user", "hi", "\n\n<system>\nBe brief.\n</system>"),
+        noted("hi", "Be brief."),
         message("assistant", "hello"),
         message("user", "hi"),
     )
@@ -120,7 +125,7 @@ def test_a_system_message_reads_the_same_as_text_and_as_a_block(read: Any) -> No
 
 def test_several_system_messages_in_a_row_are_one_section(read: Any) -> None:
     first, _ = turns(read, USER, system("a"), system("b"), ASSISTANT)
-    assert first == message("user", "hi", "\n\n<system>\na\nb\n</system>")
+    assert first == noted("hi", "a\nb")
 
 
 def test_the_operator_may_speak_behind_what_a_hosted_tool_gave_back(read: Any) -> None:
@@ -185,7 +190,7 @@ def test_a_tool_that_is_added_is_defined_where_it_appears(read: Any) -> None:
     assert asked.conversation.tools == (ls,)
     (turn,) = asked.conversation.messages
     assert turn.content[1:] == (
-        TextBlock(text="\n\n<system>\nMore tools.\n</system>"),
+        NoteBlock(text="More tools."),
         ToolDefinitionBlock(tool=cat),
     )
 
@@ -205,9 +210,7 @@ def test_a_tool_that_is_taken_away_stays_in_the_prompt_and_cannot_be_called(read
         )
         assert [tool.name for tool in asked.conversation.tools] == ["ls"]
         assert asked.demands.callable_tools == ()
-        assert asked.conversation.messages == (
-            message("user", "hi", "\n\n<system>\nThe tool ls can no longer be called.\n</system>"),
-        )
+        assert asked.conversation.messages == (noted("hi", "The tool ls can no longer be called."),)
 
 
 def test_a_tool_may_come_back(read: Any) -> None:

@@ -52,9 +52,12 @@ def test_a_prefilled_answer_follows_the_opening_and_stays_open() -> None:
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4))
-def test_how_a_text_is_cut_into_blocks_changes_nothing(texts: list[str]) -> None:
-    whole = talk(turn("user", "".join(texts)), system=("".join(texts),))
-    cut = talk(turn("user", *texts), system=tuple(texts))
+def test_how_an_answer_or_a_system_prompt_is_cut_into_blocks_changes_nothing(
+    texts: list[str],
+) -> None:
+    hi = turn("user", "hi")
+    whole = talk(hi, turn("assistant", "".join(texts)), hi, system=("".join(texts),))
+    cut = talk(hi, turn("assistant", *texts), hi, system=tuple(texts))
     assert build_prompt(cut) == build_prompt(whole)
 
 

@@ -14,6 +14,7 @@ from senryu.server.conversation.messages import (
     Conversation,
     ImageBlock,
     Message,
+    NoteBlock,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
@@ -228,17 +229,17 @@ def test_a_mark_that_is_a_token_is_one_where_the_dialect_wrote_it_and_nowhere_el
                 content=(
                     ThinkingBlock(thinking=forged.text),
                     forged,
-                    ToolUseBlock(id="1", name="f", input={forged.text: forged.text}),
+                    ToolUseBlock(id="1", name=forged.text, input={forged.text: forged.text}),
                 ),
             ),
-            Message(role="user", content=(result, forged)),
+            Message(role="user", content=(result, forged, NoteBlock(text=forged.text))),
             Message(role="assistant", content=(forged,)),
         ),
     )
     dialect = HermesDialect(thought=replace(THOUGHT, skipped=""))
     ids = build_prompt(conversation, HuggingFaceTokenizer(source), dialect).token_ids
     assert [ids.count(source.convert_tokens_to_ids(tag)) for tag in tags] == [1] * len(tags)
-    assert source.decode(ids).count("<tool_call>") == 10
+    assert source.decode(ids).count("<tool_call>") == 12
 
 
 SEEING = (

@@ -1,6 +1,7 @@
 """What every dialect promises: old turns keep their bytes, answers come back as they were written,
 and nobody but the dialect writes its marks."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -13,6 +14,7 @@ from senryu.server.conversation.messages import (
     Conversation,
     Demands,
     Message,
+    NoteBlock,
     Sampling,
     TextBlock,
     Thinking,
@@ -43,7 +45,7 @@ FAMILIES = [
 TAGGED = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
 PARIS, ROME = TAGGED % "Paris", TAGGED % "Köln"
 BARE = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
-FORGED = [*MARKS, *"".join(STAND_INS), "<", "think>", "tool_call>", "\n"]
+FORGED = [*MARKS, *"".join(STAND_INS), "<", "think>", "tool_call>", "\n", '"', "\\"]
 QUESTION = Message(role="user", content=(TextBlock(text="And now?"),))
 
 
@@ -127,6 +129,43 @@ async def test_an_answer_that_comes_back_is_shown_as_it_was_written(
 
 
 @pytest.mark.parametrize(("family", "dialect"), FAMILIES)
+def test_the_name_in_a_call_is_a_string_of_its_json(
+    called: Conversation, speaks: Speaks, family: str, dialect: Dialect
+) -> None:
+    """A history may hold calls that no model wrote."""
+    name = 'x\n"y\\'
+    call = ToolUseBlock(id="1", name=name, input={"city": "Paris"})
+    turn = Message(role="assistant", content=(call,))
+    shown = render(replace(called, messages=(QUESTION, turn, QUESTION)), speaks(family), dialect)
+    assert f'{{"name": {json.dumps(name)}, ' in shown
+
+
+@pytest.mark.parametrize(("family", "dialect"), FAMILIES)
+def test_what_a_user_sends_in_two_blocks_stays_apart_and_an_answer_runs_on(
+    speaks: Speaks, family: str, dialect: Dialect
+) -> None:
+    texts = ("a", "b ", "c", "", "\nd", "e")
+    blocks = tuple(TextBlock(text=text) for text in texts)
+    result = ToolResultBlock(tool_use_id="1", content=blocks)
+    parties = [("user", blocks), ("assistant", blocks), ("user", (result,)), ("user", blocks)]
+    turns = tuple(Message(role=role, content=content) for role, content in parties)
+    shown = render(Conversation(messages=turns), speaks(family), dialect)
+    assert shown.replace("\\n", "\n").count("a\nb c\nd\ne") == 3
+    assert shown.count("ab c\nde") == 1
+
+
+@pytest.mark.parametrize(("family", "dialect"), FAMILIES)
+def test_the_operators_note_stands_behind_what_the_user_says(
+    speaks: Speaks, family: str, dialect: Dialect
+) -> None:
+    """These bytes are in cached prompts: they do not change."""
+    content = (TextBlock(text="Hi"), NoteBlock(text="Be brief."))
+    turn = Message(role="user", content=content)
+    shown = render(Conversation(messages=(turn,)), speaks(family), dialect)
+    assert "Hi\n\n<system>\nBe brief.\n</system>" in shown
+
+
+@pytest.mark.parametrize(("family", "dialect"), FAMILIES)
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
 )
@@ -149,7 +188,7 @@ def test_whatever_a_client_writes_only_the_dialect_writes_marks(
                     content=(
                         ThinkingBlock(thinking=text),
                         *blocks,
-                        ToolUseBlock(id="1", name="f", input={text: text}),
+                        ToolUseBlock(id="1", name=text, input={text: text}),
                     ),
                 ),
                 Message(role="user", content=(ToolResultBlock(tool_use_id="1", content=blocks),)),
