@@ -117,6 +117,8 @@ class ContentReader:
             case wire.Document():
                 yield from read_document(block, f"{here}.document", self._terms, self._pictures)
             case wire.SearchResult():
+                for text in block.content:
+                    _check_not_empty(text)
                 yield read_search_result(block)
 
     def _result(
@@ -127,8 +129,7 @@ class ContentReader:
             here = f"{within}.{place}"
             match block:
                 case wire.Text():
-                    if not block.text:
-                        raise InvalidRequest("messages: text content blocks must be non-empty")
+                    _check_not_empty(block)
                     yield TextBlock(text=block.text)
                 case wire.ToolReference():
                     tool, _ = self._toolbox.surface(block.tool_name)
@@ -152,11 +153,15 @@ def check_party(here: str, kind: str, role: str) -> None:
 
 def checked_text(block: wire.Text) -> TextBlock:
     """Raises InvalidRequest for a text that says nothing."""
-    if not block.text:
-        raise InvalidRequest("messages: text content blocks must be non-empty")
+    _check_not_empty(block)
     if block.text.isspace():
         raise InvalidRequest("messages: text content blocks must contain non-whitespace text")
     return TextBlock(text=block.text)
+
+
+def _check_not_empty(block: wire.Text) -> None:
+    if not block.text:
+        raise InvalidRequest("messages: text content blocks must be non-empty")
 
 
 def check_citations(blocks: Sequence[Placed], terms: Terms, *, formatted: bool) -> bool:

@@ -14,6 +14,7 @@ _WITHOUT_MEANING = (
     "fallbacks",
     "fallback_credit_token",
     "safeguards",
+    "compaction",
     "tags",
     "billing_policy",
     "user_profile_id",
@@ -22,10 +23,9 @@ _WITHOUT_MEANING = (
 
 def ignored_fields(request: Prompted, thinking: Thinking | None) -> Iterator[str]:
     """Those outside the messages. A default that is stated asks for nothing."""
-    if isinstance(request, MessagesRequest):
-        if request.service_tier == "standard_only":
-            yield "service_tier"
-        yield from (name for name in _WITHOUT_MEANING if getattr(request, name))
+    if isinstance(request, MessagesRequest) and request.service_tier == "standard_only":
+        yield "service_tier"
+    yield from (name for name in _WITHOUT_MEANING if getattr(request, name, None))
     if request.thinking is not None and request.thinking.type == "between_tools":
         yield "thinking"
     if request.output_config is not None:

@@ -19,6 +19,9 @@ from .pairing import check_pairs
 from .terms import Terms
 from .tools import CHANGES_BETAS, Toolbox
 
+_TURN_CONTROLS = ("clear_at", "output_config")
+_CONTROL_BETAS = CHANGES_BETAS | {"per-turn-control-2026-07-01"}
+
 
 def read_turns(
     params: Sequence[MessageParam], reader: ContentReader, toolbox: Toolbox, terms: Terms
@@ -28,6 +31,9 @@ def read_turns(
         raise InvalidRequest("messages: at least one message is required")
     last = len(params) - 1
     for index, param in enumerate(params):
+        _check_turn_control(index, param, terms)
+        if _only_controls(param):
+            continue
         _check_place(index, params)
         # An empty final answer is allowed and means nothing.
         if not param.content and not (index == last and param.role == "assistant"):
@@ -56,6 +62,9 @@ def _messages(
             if content:
                 yield Message(role=param.role, content=content)
             continue
+        reader.ignored += [
+            f"messages.{name}" for name in _TURN_CONTROLS if getattr(param, name) is not None
+        ]
         section.read(index, param)
         following = params[index + 1].role if index + 1 < len(params) else None
         if following == "system":  # several in a row are one
@@ -106,7 +115,7 @@ class Section:
 
 
 def _check_place(index: int, params: Sequence[MessageParam]) -> None:
-    """Whether an entry of this role may stand here, with these keys."""
+    """Whether an entry of this role may stand here."""
     param = params[index]
     if index == 0 and param.role == "assistant":
         raise InvalidRequest('messages: first message must use the "user" role')
@@ -122,9 +131,19 @@ def _check_place(index: int, params: Sequence[MessageParam]) -> None:
             raise InvalidRequest(
                 f"messages.{index}: role 'system' must precede an assistant message, or be last"
             )
-    for name in ("clear_at", "output_config"):  # only with a beta (contract 1.3.2)
-        if getattr(param, name) is not None:
+
+
+def _check_turn_control(index: int, param: MessageParam, terms: Terms) -> None:
+    """Whether an entry may say how its turn is to be read (contract 1.3.2)."""
+    allowed = param.role == "system" and _CONTROL_BETAS & terms.betas
+    for name in _TURN_CONTROLS:
+        if getattr(param, name) is not None and not allowed:
             raise InvalidRequest(f"messages.{index}.{name}: Extra inputs are not permitted")
+
+
+def _only_controls(param: MessageParam) -> bool:
+    """Such an entry says nothing to the model, and may stand anywhere."""
+    return param.role == "system" and not param.content and param.output_config is not None
 
 
 def _ends_hosted(param: MessageParam) -> bool:

@@ -128,8 +128,8 @@ def _read_message(
     engine: Engine = state.engine
     window = engine.card.window
     terms = _terms(wanted, state, spoken)
-    sampling = read_sampling(wanted, terms, limit=window)
     asked, prompt, extras = _read(wanted, terms, engine)
+    sampling = read_sampling(wanted, terms, limit=window)
     if len(prompt) > window:
         raise InvalidRequest(f"prompt is too long: {len(prompt)} tokens > {window} maximum")
     turn = Turn(

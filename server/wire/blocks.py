@@ -59,8 +59,9 @@ class Strict(BaseModel):
         """Of a flood of unknown keys the first is enough: each would be a failure of its own."""
         if not isinstance(value, dict) or len(value) <= _MOST_KEYS:
             return value
-        unknown = islice((key for key in value if key not in cls.model_fields), 1)
-        return {key: value[key] for key in (*cls.model_fields, *unknown) if key in value}
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = islice((key for key in value if key not in known), 1)
+        return {key: value[key] for key in (*known, *unknown) if key in value}
 
 
 class Loose(BaseModel):

@@ -9,7 +9,14 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from .blocks import OR_TEXT, CacheControl, ContentBlock, Listed, Loose, OnlyTag, Strict, Text
 from .errors import InvalidRequest
@@ -184,6 +191,17 @@ class CountTokensRequest(Prompted):
 
     max_tokens: int | None = None
     stream: bool | None = None
+    compaction: Any = None
+    safeguards: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        """A field of a message that is null asks for nothing here either."""
+        if not isinstance(value, dict):
+            return value
+        others = MessagesRequest.model_fields.keys() - cls.model_fields.keys()
+        return {key: each for key, each in value.items() if each is not None or key not in others}
 
 
 Body = TypeVar("Body", bound=Prompted)

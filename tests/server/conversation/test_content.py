@@ -308,6 +308,14 @@ def test_a_picture_is_the_users(read: Any) -> None:
         )
 
 
+def test_a_text_that_was_found_is_not_empty(read: Any) -> None:
+    for found in ([text("")], [text("a"), text("")]):
+        assert read.refusal(messages=[user(SEARCH | {"content": found})]) == (
+            "messages: text content blocks must be non-empty"
+        )
+    assert read(messages=[user(SEARCH | {"content": [text("\n")]})])
+
+
 # --- citations, and the rules of the current version -------------------------------------------
 
 

@@ -179,6 +179,25 @@ def test_a_system_message_is_checked_like_any_other_text(read: Any) -> None:
         assert turns(read, USER, system("a") | {name: None})
 
 
+@pytest.mark.parametrize(
+    "beta", ["per-turn-control-2026-07-01", "mid-conversation-tool-changes-2026-07-01"]
+)
+def test_under_its_beta_a_system_message_may_steer_its_turn_to_no_effect(
+    read: Any, beta: str
+) -> None:
+    on = {"betas": frozenset({beta})}
+    steered = system("a") | {"clear_at": "never", "output_config": {"effort": "low"}}
+    asked = read(on=on, messages=[USER, steered])
+    assert asked.ignored == ("messages.clear_at", "messages.output_config")
+    assert asked.conversation == read(messages=[USER, system("a")]).conversation
+    silent = {"role": "system", "content": [], "output_config": {"effort": "low"}}
+    asked = read(on=on, messages=[silent, USER, silent, USER, ASSISTANT, silent])
+    assert asked.conversation == read(messages=[USER, USER, ASSISTANT]).conversation
+    assert read.refusal(on=on, messages=[USER | {"clear_at": "never"}]) == (
+        "messages.0.clear_at: Extra inputs are not permitted"
+    )
+
+
 # --- tools that come and go --------------------------------------------------------------------
 
 

@@ -412,14 +412,18 @@ def test_nul_is_a_character_like_any_other() -> None:
     assert read(with_(model="a\0b")).model == "a\0b"
 
 
-def test_counting_tokens_tolerates_the_two_fields_that_reused_bodies_carry() -> None:
-    body = json.dumps(GOOD | {"stream": True}).encode()
-    assert parse(CountTokensRequest, body).model == "m"
+@pytest.mark.parametrize(
+    "more", [{"stream": True}, {"compaction": {"type": "summarize"}}, {"safeguards": {}}]
+)
+def test_counting_tokens_tolerates_what_reused_bodies_carry(more: dict[str, Any]) -> None:
+    assert parse(CountTokensRequest, json.dumps(GOOD | more).encode()).model == "m"
 
 
 @pytest.mark.parametrize("field", ["temperature", "metadata", "stop_sequences", "service_tier"])
 def test_counting_tokens_refuses_other_fields_of_a_message(field: str) -> None:
-    body = json.dumps({"model": "m", "messages": [USER], field: None}).encode()
+    absent = {"model": "m", "messages": [USER], field: None}
+    assert parse(CountTokensRequest, json.dumps(absent).encode()).model == "m"
+    body = json.dumps(absent | {field: 1}).encode()
     with pytest.raises(InvalidRequest, match=f"^{field}: Extra inputs are not permitted$"):
         parse(CountTokensRequest, body)
 
@@ -520,3 +524,7 @@ def test_in_a_flood_of_unknown_keys_the_first_is_named_and_the_known_ones_count(
     flood = {f"key{number}": number for number in range(1000)}
     assert refusal(flood | GOOD) == "key0: Extra inputs are not permitted"
     assert refusal(flood | GOOD | {"model": 5}) == "model: Input should be a valid string"
+    form = {"type": "json_schema", "schema": {}}
+    assert refusal(GOOD | {"output_config": {"format": flood | form}}) == (
+        "output_config.format.key0: Extra inputs are not permitted"
+    )
