@@ -74,12 +74,7 @@ class ContentReader:
             case wire.Text():
                 yield checked_text(block)
             case wire.ToolUse():
-                yield ToolUseBlock(
-                    id=block.id,
-                    name=block.name,
-                    input=block.input,
-                    toolset_name=block.toolset_name,
-                )
+                yield ToolUseBlock(id=block.id, name=block.name, input=block.input)
             case wire.ToolResult():
                 yield ToolResultBlock(
                     tool_use_id=block.tool_use_id,

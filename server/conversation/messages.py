@@ -50,7 +50,6 @@ class ToolUseBlock:
     id: str
     name: str
     input: Mapping[str, Any]
-    toolset_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +62,6 @@ class Tool:
     """JSON Schema 2020-12 of the input, an object at its top; keys in the client's order."""
     input_examples: tuple[Mapping[str, Any], ...] = ()
     strict: bool = False
-    toolset_name: str | None = None
-    """The toolset of which it is a member; its calls carry this name too."""
     enforced: bool = True
     """Whether the grammar holds the input to the schema. Off where the schema is more than the
     engine can hold an answer to: then any JSON object is taken."""

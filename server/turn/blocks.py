@@ -73,7 +73,6 @@ class ToolUseStarted:
     index: int
     id: str
     name: str
-    toolset_name: str | None = None
 
 
 @dataclass(slots=True)
@@ -178,6 +177,4 @@ def _block(
         case ToolUseStarted():
             # What `max_tokens` cut off is read as far as it goes, by the official client's parser.
             read = from_json(content, allow_partial=True) if content else {}
-            return ToolUseBlock(
-                id=opened.id, name=opened.name, input=read, toolset_name=opened.toolset_name
-            )
+            return ToolUseBlock(id=opened.id, name=opened.name, input=read)

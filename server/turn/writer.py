@@ -35,7 +35,6 @@ class BlockWriter:
         self, demands: Demands, stop_sequences: tuple[str, ...], sign: Callable[[str], str]
     ) -> None:
         self._shows_thoughts = demands.thinking is None or demands.thinking.shown
-        self._tools = {tool.name: tool for tool in demands.callable_tools}
         self._holds_white = may_call(demands)
         self._stops = StopScanner(stop_sequences)
         self._sign = sign
@@ -109,12 +108,7 @@ class BlockWriter:
 
     def _call(self, name: str) -> None:
         self._begin(Channel.CALL)
-        toolset_name = self._tools[name].toolset_name
-        self._events.append(
-            ToolUseStarted(
-                index=self._index, id=new_id("toolu"), name=name, toolset_name=toolset_name
-            )
-        )
+        self._events.append(ToolUseStarted(index=self._index, id=new_id("toolu"), name=name))
 
     def _begin(self, channel: Channel) -> None:
         self._index += 1

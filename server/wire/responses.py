@@ -90,18 +90,15 @@ def block_body(block: AnswerBlock) -> dict[str, Any]:
         case ThinkingBlock():
             return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
         case ToolUseBlock():
-            return tool_use_body(block.id, block.name, block.input, block.toolset_name)
+            return tool_use_body(block.id, block.name, block.input)
         case _:
             assert_never(block)
 
 
-def tool_use_body(
-    call_id: str, name: str, call_input: Mapping[str, Any], toolset_name: str | None
-) -> dict[str, Any]:
+def tool_use_body(call_id: str, name: str, call_input: Mapping[str, Any]) -> dict[str, Any]:
     """A call, also as it stands empty at the start of its stream."""
-    body = {"type": "tool_use", "id": call_id, "name": name, "input": call_input}
-    body["caller"] = {"type": "direct"}
-    return body if toolset_name is None else body | {"toolset_name": toolset_name}
+    call = {"type": "tool_use", "id": call_id, "name": name, "input": call_input}
+    return call | {"caller": {"type": "direct"}}
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:

@@ -61,8 +61,7 @@ def frame(event: BlockEvent, extras: Extras = NO_EXTRAS) -> bytes:
         case ThinkingStarted(index):
             return _start(index, {"type": "thinking", "thinking": "", "signature": ""})
         case ToolUseStarted():
-            call = tool_use_body(event.id, event.name, {}, event.toolset_name)
-            return _start(event.index, call)
+            return _start(event.index, tool_use_body(event.id, event.name, {}))
         case BlockEnded(index):
             return _frame("content_block_stop", {"index": index})
         case TurnStarted():

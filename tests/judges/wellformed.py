@@ -109,7 +109,7 @@ def _check_block(block: Mapping[str, Any]) -> None:
             assert isinstance(block["thinking"], str)
             assert block["signature"]
         case "tool_use":
-            assert set(block) - {"toolset_name"} == {"type", "id", "name", "input", "caller"}
+            assert set(block) == {"type", "id", "name", "input", "caller"}
             assert re.fullmatch(r"toolu_[A-Za-z0-9_]{20,}", block["id"])
             assert block["name"]
             assert isinstance(block["input"], dict)

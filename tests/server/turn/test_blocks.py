@@ -110,11 +110,11 @@ async def test_an_input_is_read_as_far_as_it_was_written(
     answer = await fold(
         stream(
             STARTED,
-            ToolUseStarted(index=0, id="toolu_1", name="ls", toolset_name="shell"),
+            ToolUseStarted(index=0, id="toolu_1", name="ls"),
             *(ToolInputAdded(0, letter) for letter in written),
             BlockEnded(0),
             ENDED,
         )
     )
-    call = ToolUseBlock(id="toolu_1", name="ls", input=read, toolset_name="shell")
+    call = ToolUseBlock(id="toolu_1", name="ls", input=read)
     assert answer.blocks == (call,)

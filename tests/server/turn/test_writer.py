@@ -25,7 +25,7 @@ from senryu.server.turn.writer import BlockWriter
 
 TOOLS = (
     Tool(name="ls", input_schema={}),
-    Tool(name="click", input_schema={}, toolset_name="computer"),
+    Tool(name="click", input_schema={}),
 )
 CALLING = Demands(callable_tools=TOOLS)
 THINKING = Demands(callable_tools=TOOLS, thinking=Thinking())
@@ -139,12 +139,9 @@ def test_white_space_alone_opens_no_block(text: str) -> None:
     assert blocks(events(" \n")) == []
 
 
-def test_a_call_has_an_id_of_its_own_and_the_toolset_of_its_tool() -> None:
+def test_a_call_has_an_id_of_its_own() -> None:
     opened = [event for event in events([CALL, "\n", CLICK]) if isinstance(event, ToolUseStarted)]
-    assert [(event.name, event.toolset_name) for event in opened] == [
-        ("ls", None),
-        ("click", "computer"),
-    ]
+    assert [event.name for event in opened] == ["ls", "click"]
     assert len({event.id for event in opened}) == 2
     assert all(event.id.startswith("toolu_") for event in opened)
 

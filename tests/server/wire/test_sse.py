@@ -136,17 +136,6 @@ def test_a_block_opens_empty_and_closes_by_its_index() -> None:
                 "caller": {"type": "direct"},
             },
         ),
-        (
-            ToolUseStarted(index=1, id="toolu_1", name="click", toolset_name="computer"),
-            {
-                "type": "tool_use",
-                "id": "toolu_1",
-                "name": "click",
-                "input": {},
-                "caller": {"type": "direct"},
-                "toolset_name": "computer",
-            },
-        ),
     ],
 )
 def test_a_thought_and_a_call_open_empty(event: BlockEvent, block: dict[str, Any]) -> None:
