@@ -1,8 +1,8 @@
-"""Text pieces in, channel pieces out; and text cut before a stop sequence.
+"""Text pieces in, channel pieces out.
 
-Both readers here hold back whatever may still become a mark or a sequence, so that no part of one
-is ever shown, and both give the same result however the text is cut into pieces. What cannot be
-understood is text: nothing is lost, and nothing raises. They know text and marks, and no events.
+Whatever may still become a mark is held back, so that no part of one is ever shown, and the result
+is the same however the text is cut into pieces. What cannot be understood is text, as far as it
+stands before a call; nothing raises. Knows text and marks, and no events.
 """
 
 import re
@@ -44,17 +44,20 @@ class Splitter:
     """Finds the thought and the calls in an answer.
 
     Calls are looked for only when the answer may hold some. Then no mark is ever shown as text,
-    also where the model spelt a call wrong: what stands between its marks is text, and so is
-    what follows the place at which an input is no JSON any longer.
+    also where the model spelt a call wrong: what stands between its marks is text. An input that
+    goes wrong ends its call and the answer: nothing follows a call but other calls, and the client
+    has what was right of it.
     """
 
     def __init__(self, dialect: Dialect, demands: Demands) -> None:
         self.thinking = demands.thinking is not None and dialect.thought is not None
         """Whether the next character belongs to the thought, or to the mark that closes it."""
         self.called = False
-        """Whether a call is complete. Behind it there are only other calls."""
+        """Whether a call has ended. Behind it there are only other calls."""
         self.done = False
         """Whether nothing more may follow: the rest of the answer need not be written."""
+        self.beyond = 0
+        """How many characters of the text in which the thought ended stand behind it."""
         self._held = ""
         self._pieces: list[Piece] = []
         self._read: Callable[[str], str] = self._plain
@@ -89,11 +92,13 @@ class Splitter:
 
     def flush(self, *, cut: bool) -> list[Piece]:
         """What was held back, once it is known that nothing follows. Of an answer that was `cut`
-        in the middle of a call, what does not yet name a tool is dropped (contract 1.10.2)."""
+        in the middle of a call, what does not yet name a tool is dropped (contract 1.10.2), and
+        half a mark too, unless it is a single character."""
         self._pieces = []
         while self._read == self._head and not cut:
             self._read_on(self._refused(self._held))
-        if self._held and self._read in (self._text, self._thought):
+        is_said = self._held and self._read in (self._text, self._thought)
+        if is_said and not (cut and len(self._held) > 1):
             self._pieces.append((Channel.THOUGHT if self.thinking else Channel.TEXT, self._held))
         self._held = ""
         return self._pieces
@@ -115,6 +120,7 @@ class Splitter:
         if mark:
             self._pieces.append((Channel.END, ""))
             self.thinking = False
+            self.beyond = len(rest.lstrip("\n"))
             self._read = self._gap
         return rest
 
@@ -183,7 +189,8 @@ class Splitter:
             self.done = not self._several
         elif self._input.broken:
             self._pieces.append((Channel.END, ""))
-            return self._no_call(rest)
+            self.called = True
+            return self._end(rest)
         return rest
 
     def _after(self, text: str) -> str:
@@ -211,53 +218,3 @@ def _finder(*marks: str) -> re.Pattern[str]:
     whole = "|".join(map(re.escape, marks))
     half = "|".join(map(re.escape, sorted(halves)))
     return re.compile(rf"({whole})|(?:{half})\Z")
-
-
-class StopScanner:
-    """Watches for stop sequences across piece borders.
-
-    Where several match, the one whose last character comes first wins, and of those the
-    longest: what a reader who looks character by character would find.
-    """
-
-    def __init__(self, sequences: tuple[str, ...]) -> None:
-        # By first letter: most letters of an answer begin no sequence, however many there are.
-        self._sequences: dict[str, list[str]] = {}
-        for sequence in sequences:
-            self._sequences.setdefault(sequence[0], []).append(sequence)
-        self._beginnings = re.compile("|".join(map(re.escape, self._sequences)))
-        self._held = ""
-        self.matched: str | None = None
-
-    def feed(self, piece: str) -> str:
-        """The text that may be shown now. After a match it is what stood before the
-        sequence, `matched` is set, and the scanner takes no more."""
-        if not self._sequences:
-            return piece
-        text = self._held + piece
-        found: list[tuple[int, int, str]] = []
-        safe = len(text)
-        for beginning in self._beginnings.finditer(text):
-            start = beginning.start()
-            for sequence in self._sequences[text[start]]:
-                if text.startswith(sequence, start):
-                    found.append((start + len(sequence), start, sequence))
-                elif start < safe and _may_become(text, start, sequence):
-                    safe = start
-        if found:
-            _, shown, self.matched = min(found)
-            self._held = ""
-            return text[:shown]
-        self._held = text[safe:]
-        return text[:safe]
-
-    def flush(self) -> str:
-        """What was held back, once it is known that nothing follows."""
-        text, self._held = self._held, ""
-        return text
-
-
-def _may_become(text: str, start: int, sequence: str) -> bool:
-    """Whether `text` from `start` on may become `sequence`."""
-    rest = len(text) - start
-    return rest < len(sequence) and text.endswith(sequence[:rest])

@@ -75,9 +75,11 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
             if not asked:
                 continue
             written += len(event.token_ids)
-            if splitter.thinking:
-                thought += len(event.token_ids)
+            thinking = splitter.thinking
             pieces = splitter.feed(event.text)
+            if thinking:
+                answer = len(event.token_ids) * splitter.beyond // max(1, len(event.text))
+                thought += len(event.token_ids) - answer
             if finish is not None:
                 pieces += splitter.flush(cut=finish is FinishReason.LENGTH)
             for told in writer.write(pieces):

@@ -21,7 +21,8 @@ from .blocks import (
     ToolInputAdded,
     ToolUseStarted,
 )
-from .splitter import Channel, Piece, StopScanner, may_call
+from .splitter import Channel, Piece, may_call
+from .stop_scanner import StopScanner
 
 
 class BlockWriter:

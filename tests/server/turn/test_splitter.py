@@ -1,4 +1,4 @@
-"""Thoughts, calls and stop sequences are found however an answer is cut, and no mark is shown."""
+"""Thoughts and calls are found however an answer is cut, and no mark is shown."""
 
 import json
 from itertools import groupby, pairwise
@@ -12,93 +12,7 @@ from senryu.server.conversation.messages import Demands, Thinking, Tool, ToolCho
 from senryu.server.turn.dialects.base import Dialect
 from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
 from senryu.server.turn.dialects.llama3 import Llama3Dialect
-from senryu.server.turn.splitter import Channel, Piece, Splitter, StopScanner
-
-# --- stop sequences ----------------------------------------------------------------------------
-
-# Few letters, so that sequences overlap with the text and with each other all the time.
-letters = st.sampled_from("ab·")
-texts = st.text(letters, max_size=30)
-sequences = st.lists(st.text(letters, min_size=1, max_size=5), max_size=4).map(tuple)
-
-
-def naive(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
-    """What is shown of `text`, and the sequence that ended it."""
-    for end in range(1, len(text) + 1):
-        found = [stop for stop in stops if text[:end].endswith(stop)]
-        if found:
-            longest = max(found, key=len)
-            return text[: end - len(longest)], longest
-    return text, None
-
-
-@st.composite
-def cut_texts(draw: st.DrawFn) -> list[str]:
-    text = draw(texts)
-    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-
-
-def scan(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], str | None]:
-    """What was shown after each piece, and in the end."""
-    scanner = StopScanner(stops)
-    shown = [""]
-    for piece in pieces:
-        shown.append(shown[-1] + scanner.feed(piece))
-        if scanner.matched is not None:
-            return shown, scanner.matched
-    shown.append(shown[-1] + scanner.flush())
-    return shown, None
-
-
-@given(cut_texts(), sequences)
-@example(["ab", "ab"], ("abab", "b"))
-@example(["aa", "b"], ("ab", "aab"))
-@example(["a", "a", "b"], ("aab", "aaa"))
-def test_any_cut_shows_what_the_naive_reader_finds(
-    pieces: list[str], stops: tuple[str, ...]
-) -> None:
-    shown, matched = scan(pieces, stops)
-    assert (shown[-1], matched) == naive("".join(pieces), stops)
-
-
-@given(cut_texts(), sequences)
-def test_what_was_shown_is_never_taken_back(pieces: list[str], stops: tuple[str, ...]) -> None:
-    """So no part of a sequence is ever shown: each step is a beginning of the result."""
-    shown, _ = scan(pieces, stops)
-    assert all(shown[-1].startswith(step) for step in shown)
-
-
-@given(cut_texts(), sequences)
-def test_no_more_is_held_back_than_could_become_a_sequence(
-    pieces: list[str], stops: tuple[str, ...]
-) -> None:
-    scanner = StopScanner(stops)
-    shown, fed = "", ""
-    for piece in pieces:
-        shown += scanner.feed(piece)
-        fed += piece
-        if scanner.matched is not None:
-            return
-        held = fed.removeprefix(shown)
-        assert not held or any(stop.startswith(held) for stop in stops)
-
-
-@given(cut_texts())
-def test_without_sequences_everything_passes_at_once(pieces: list[str]) -> None:
-    scanner = StopScanner(())
-    assert [scanner.feed(piece) for piece in pieces] == pieces
-    assert scanner.flush() == ""
-
-
-def test_a_flush_gives_what_was_held_and_only_once() -> None:
-    scanner = StopScanner(("END",))
-    assert scanner.feed("the EN") == "the "
-    assert scanner.flush() == "EN"
-    assert scanner.flush() == ""
-
-
-# --- thoughts and calls ------------------------------------------------------------------------
+from senryu.server.turn.splitter import Channel, Piece, Splitter
 
 HERMES = HermesDialect(thought=THOUGHT)
 LLAMA = Llama3Dialect(thought=None)
@@ -255,13 +169,24 @@ def test_a_call_that_is_none_hides_no_call_behind_it() -> None:
     assert (text_of(pieces), calls_of(pieces)) == ("oh ", [("ls", "{}")])
 
 
-def test_an_input_that_goes_wrong_is_kept_as_far_as_it_is_right() -> None:
-    assert split([call("ls", '{"a": 1, oops')]) == [
-        (Channel.CALL, "ls"),
-        (Channel.INPUT, '{"a": 1, '),
-        (Channel.END, ""),
-        (Channel.TEXT, "oops}\n"),
-    ]
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ('{"a": 1, oops', '{"a": 1, '),
+        ('{"a": "\\q"}', '{"a": "'),
+        ('{"a":' * 140 + "1", '{"a":' * 128),
+    ],
+)
+def test_an_input_that_goes_wrong_is_kept_as_far_as_it_is_right_and_ends_the_answer(
+    written: str, kept: str
+) -> None:
+    splitter = Splitter(HERMES, CALLING)
+    found = splitter.feed(call("ls", written) + call())
+    assert (calls_of(found), text_of(found)) == ([("ls", kept)], "")
+    assert found[-1] == (Channel.END, "")
+    assert splitter.called
+    assert splitter.done
+    assert splitter.flush(cut=False) == []
 
 
 def test_white_space_around_an_input_is_no_part_of_it() -> None:
@@ -272,7 +197,8 @@ def test_white_space_around_an_input_is_no_part_of_it() -> None:
 @pytest.mark.parametrize(
     ("answer", "pieces"),
     [
-        ("Hi <tool_c", [(Channel.TEXT, "Hi <tool_c")]),
+        ("Hi <tool_c", [(Channel.TEXT, "Hi ")]),
+        ("1 <", [(Channel.TEXT, "1 <")]),
         ("<tool_call>", []),
         ('<tool_call>\n{"name": "ls"', []),
         ('<tool_call>\n{"name": "ls", "arguments": ', []),
@@ -286,6 +212,16 @@ def test_of_a_call_that_was_cut_off_what_names_no_tool_is_dropped(
     answer: str, pieces: list[Piece]
 ) -> None:
     assert split([answer], cut=True) == pieces
+
+
+def test_half_a_mark_is_shown_where_the_answer_ends_with_it_and_dropped_where_it_was_cut() -> None:
+    for demands, channel, half in (
+        (CALLING, Channel.TEXT, "<tool_c"),
+        (CALLING, Channel.TEXT, "</tool"),
+        (THINKING, Channel.THOUGHT, "</thi"),
+    ):
+        assert split(["Hm " + half], demands, cut=False) == [(channel, "Hm " + half)]
+        assert split(["Hm " + half], demands, cut=True) == [(channel, "Hm ")]
 
 
 @pytest.mark.parametrize("behind", ["And now?", " " * 300, call("rm"), call()[:-3] + "x"])

@@ -20,7 +20,7 @@ from senryu.server.conversation.messages import (
     Usage,
 )
 from senryu.server.conversation.signing import Signer
-from senryu.server.engine.base import EngineError, TokenEvent
+from senryu.server.engine.base import EngineError, FinishReason, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.turn.blocks import (
     Answer,
@@ -285,13 +285,20 @@ async def test_where_one_call_is_wanted_one_is_written() -> None:
 
 
 async def test_a_call_that_is_cut_off_ends_with_what_came_of_it() -> None:
-    for count, blocks in [(1, 1), (2, 0), (3, 1), (4, 1)]:
+    for count, blocks in [(1, 0), (2, 0), (3, 1), (4, 1)]:
         said = await answer(ScriptedEngine(CALL), demands=CALLING, max_tokens=count)
         assert (len(said.blocks), said.stop_reason) == (blocks, StopReason.MAX_TOKENS)
     cut = await answer(ScriptedEngine(CALL), demands=CALLING, max_tokens=3)
     assert call_of(cut.blocks[0]) == ("ls", {})
-    half = await answer(ScriptedEngine(CALL), demands=CALLING, max_tokens=1)
-    assert text(half) == "<tool_"
+
+
+async def test_a_call_whose_input_goes_wrong_ends_the_answer() -> None:
+    engine = ScriptedEngine([*CALL[:-2], ": oops,", CALL[-1], "And so on."])
+    said = await answer(engine, demands=CALLING)
+    (called,) = said.blocks
+    assert call_of(called) == ("ls", {})
+    assert (said.stop_reason, said.usage.output_tokens) == (StopReason.TOOL_USE, 4)
+    assert not engine.active
 
 
 async def test_a_call_that_is_none_is_text_and_calls_nothing() -> None:
@@ -320,6 +327,34 @@ async def test_a_thought_stands_before_the_answer_signed_and_counted() -> None:
     assert SIGNER.read("They ask.\n", thought.signature, model="m") == "They ask.\n"
     assert (said.usage.thinking_tokens, said.usage.output_tokens) == (4, 6)
     assert said.stop_reason == StopReason.END_TURN
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens"),
+    [
+        (["Hm.</think>"], 8),
+        (["Hm.</think>\n\n"], 8),
+        (["Hm.</think>\n\nAnd a long answer"], 4),
+        (["Hm.</think>", "\n\nAnd a long answer"], 8),
+        (["Hm.", "</think>A"], 16),
+        (["</think>" + "long " * 100], 1),
+    ],
+)
+async def test_of_the_tokens_with_which_a_thought_ends_it_has_its_share(
+    texts: list[str], tokens: int
+) -> None:
+    """An engine may tell several tokens at once, of the thought and of the answer."""
+
+    class Hasty(ScriptedEngine):
+        async def generate(
+            self, prompt: Prompt, sampling: Sampling, request_id: str
+        ) -> AsyncGenerator[TokenEvent, None]:
+            for text in texts:
+                last = FinishReason.STOP if text is texts[-1] else None
+                yield TokenEvent(tuple(range(8)), text, last)
+
+    said = await answer(Hasty(), demands=THINKING)
+    assert said.usage.thinking_tokens == tokens
 
 
 async def test_a_hidden_thought_is_sealed_in_its_signature() -> None:
