@@ -4,10 +4,10 @@ An engine takes token ids and knows no chat template, no HTTP and no Messages AP
 two: vLLM, and the scripted one for those who work on everything above this line.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Protocol
 
 from senryu.server.conversation.messages import Sampling
 from senryu.server.turn.dialects.base import Dialect
@@ -88,9 +88,10 @@ class Engine(Protocol):
         request. Raises EngineError."""
         ...
 
-    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
-        """Why no answer can be held to this JSON Schema, as the end of a sentence; None when one
-        can. Asking may take a second and disturbs nobody."""
+    async def refusal(self, grammar: str) -> str | None:
+        """Why no answer can be held to this structural tag, as the end of a sentence; None when one
+        can. Asking may take a second and disturbs nobody. Raises EngineError when it cannot be
+        found out."""
         ...
 
     async def healthy(self) -> bool:

@@ -1,8 +1,8 @@
-"""Finds out whether an answer can be held to a JSON Schema, without taking the risk.
+"""Finds out whether an answer can be held to a form, without taking the risk.
 
-A pattern of fifty letters can keep the grammar compiler busy for half a minute. So each schema is
-first looked at, then compiled in a process that can be killed (`grammar_trial`), and only then
-given to the engine. Verdicts are kept, for clients send the same tools with every request.
+A pattern of fifty letters can keep the grammar compiler busy for half a minute. So each grammar is
+first compiled in a process that can be killed (`grammar_trial`), and only then given to the engine.
+Verdicts are kept, for clients send the same tools with every request.
 """
 
 import asyncio
@@ -13,59 +13,28 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
 
-from senryu.server.conversation.messages import Demands
-from senryu.server.turn.dialects.base import Dialect
-from senryu.server.turn.grammar import structural_tag
+from .base import EngineError
+from .grammar_trial import Verdict
 
 log = logging.getLogger("senryu.server")
 
-_LARGEST = 100_000  # characters of one schema
-_DEEPEST = 64  # objects and arrays in one another: vLLM's own limit
-_MOST_VALUES = 5_000  # in one enum, or properties of one object
-_MOST_REPEATS = 100_000
-_REPEATS = ("minItems", "maxItems", "minProperties", "maxProperties", "minLength")
-
 _START_SECONDS = 120.0
+_REST_SECONDS = 10.0  # after a start that failed
 _ANSWER_SECONDS = 10.0  # for a second of CPU time, on a machine that is busy
 _KEPT = 4_096
 _FAILURES = (OSError, ValueError, TimeoutError)
-_UNTRIED = "it could not be tried in time; try it again"
-
-
-def too_much(schema: Mapping[str, Any]) -> str | None:
-    """What of a schema is beyond measure, as the end of a sentence; None when nothing is."""
-    level: list[Any] = [schema]
-    for _ in range(_DEEPEST):
-        below: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                for key in _REPEATS:
-                    bound = node.get(key)
-                    if isinstance(bound, int | float) and bound > _MOST_REPEATS:
-                        return f"{key} is more than {_MOST_REPEATS:,}"
-            inside = list(node.values()) if isinstance(node, Mapping) else node
-            if len(inside) > _MOST_VALUES:
-                return f"it lists more than {_MOST_VALUES:,} things in one place"
-            below += [each for each in inside if isinstance(each, dict | list)]
-        if not below:
-            size = len(json.dumps(schema))
-            return f"it is longer than {_LARGEST:,} characters" if size > _LARGEST else None
-        level = below
-    return f"it is nested more than {_DEEPEST} levels deep"
 
 
 class GrammarCheck:
     """The trial's process, and what it has said."""
 
-    def __init__(self, folder: str, vocabulary: int, dialect: Dialect) -> None:
+    def __init__(self, folder: str, vocabulary: int) -> None:
         self._arguments = (folder, str(vocabulary))
-        self._dialect = dialect
         self._verdicts: OrderedDict[bytes, str | None] = OrderedDict()
         self._trials: dict[bytes, asyncio.Task[str | None]] = {}
         self._process: Process | None = None
+        self._resting_until = 0.0
         self._turn = asyncio.Lock()
         self._warming: asyncio.Task[None] | None = None
 
@@ -73,19 +42,17 @@ class GrammarCheck:
         """Start the process in the background, for it takes seconds."""
         self._warming = asyncio.create_task(self._ready())
 
-    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
-        """Why no answer can be held to `schema`, as the end of a sentence; None when one can."""
-        excess = too_much(schema)
-        if excess is not None:
-            return excess
-        tag = structural_tag(self._dialect, Demands(output_schema=schema), thinking_budget=None)
-        assert tag, "an answer that fits a schema has a grammar"
-        key = hashlib.sha256(tag.encode()).digest()
+    async def refusal(self, grammar: str) -> str | None:
+        """Why no answer can be held to `grammar`, as the end of a sentence; None when one can.
+        Raises EngineError when that cannot be found out."""
+        key = hashlib.sha256(grammar.encode()).digest()
         if key in self._verdicts:
             self._verdicts.move_to_end(key)
             return self._verdicts[key]
         if key not in self._trials:
-            self._trials[key] = asyncio.create_task(self._settle(key, tag))
+            trial = asyncio.create_task(self._settle(key, grammar))
+            trial.add_done_callback(_told)
+            self._trials[key] = trial
         # Whoever leaves while it is tried does not end it: others may wait for the same.
         return await asyncio.shield(self._trials[key])
 
@@ -96,13 +63,10 @@ class GrammarCheck:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._end()
 
-    async def _settle(self, key: bytes, tag: str) -> str | None:
+    async def _settle(self, key: bytes, grammar: str) -> str | None:
         try:
             async with self._turn:
-                verdict = await self._tried(tag)
-        except _FAILURES as error:
-            log.warning("a schema could not be tried: %s", error or "no answer")
-            return _UNTRIED
+                verdict = await self._tried(grammar)
         finally:
             del self._trials[key]
         self._verdicts[key] = verdict
@@ -117,12 +81,23 @@ class GrammarCheck:
             except _FAILURES as error:
                 log.warning("schemas cannot be tried yet: %s", error or "no answer")
 
-    async def _tried(self, tag: str) -> str | None:
-        process = await self._running()
-        return await self._said(process, tag, _ANSWER_SECONDS)
+    async def _tried(self, grammar: str) -> str | None:
+        for _ in range(2):  # whatever has ended the first process, a new one may live
+            try:
+                verdict = await self._said(await self._running(), grammar, _ANSWER_SECONDS)
+            except _FAILURES as error:
+                log.warning("a schema could not be tried: %s", error or "no answer")
+                continue
+            if not isinstance(verdict, bool):
+                return verdict
+        raise EngineError(
+            "The server could not try whether an answer can be held to these schemas; try it again"
+        )
 
     async def _running(self) -> Process:
         if self._process is None or self._process.returncode is not None:
+            if asyncio.get_running_loop().time() < self._resting_until:
+                raise OSError("its process did not start a moment ago")
             # Its numerical libraries would start threads, and it forks.
             alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             self._process = await asyncio.create_subprocess_exec(
@@ -132,10 +107,14 @@ class GrammarCheck:
                 stderr=DEVNULL,
                 env={**os.environ, **alone},
             )
-            await self._said(self._process, None, _START_SECONDS)
+            try:
+                await self._said(self._process, None, _START_SECONDS)
+            except _FAILURES:
+                self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
+                raise
         return self._process
 
-    async def _said(self, process: Process, tag: str | None, seconds: float) -> str | None:
+    async def _said(self, process: Process, tag: str | None, seconds: float) -> Verdict:
         """What it says to `tag`, or once it is ready. One that fails is ended: the next trial has a
         new one."""
         assert process.stdin, "it was started with pipes"
@@ -145,7 +124,7 @@ class GrammarCheck:
                 process.stdin.write(f"{tag}\n".encode())
                 await process.stdin.drain()
             line = await asyncio.wait_for(process.stdout.readline(), seconds)
-            verdict: str | None = json.loads(line)  # no line at all when it has ended
+            verdict: Verdict = json.loads(line)  # no line at all when it has ended
         except BaseException:
             await self._end()
             raise
@@ -156,3 +135,9 @@ class GrammarCheck:
         if process is not None and process.returncode is None:
             process.kill()  # what it has forked ends with it
             await process.wait()
+
+
+def _told(trial: asyncio.Task[str | None]) -> None:
+    """Nobody may be there any longer to be told that it failed: that is no fault of its own."""
+    if not trial.cancelled():
+        trial.exception()

@@ -6,7 +6,7 @@ asked, and takes its turn after each as a real engine would. Its tokenizer count
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, cycle, islice
 from typing import Any
@@ -110,7 +110,7 @@ class ScriptedEngine:
     def _recite(self, count: int) -> Iterator[str]:
         return islice(cycle(self._pieces), count)
 
-    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
+    async def refusal(self, grammar: str) -> str | None:
         return None
 
     async def healthy(self) -> bool:

@@ -125,7 +125,7 @@ async def open_vllm(
         ),
     )
     vocabulary = llm.model_config.get_vocab_size()
-    check = GrammarCheck(arguments.engine["model"], vocabulary, card.dialect)
+    check = GrammarCheck(arguments.engine["model"], vocabulary)
     check.warm_up()
     return VllmEngine(llm, tokenizer, card, check)
 
@@ -211,8 +211,8 @@ class VllmEngine:
         except _refusals() as error:
             raise PromptRefused(f"The engine refuses this request: {error}") from error
 
-    async def refusal(self, schema: Mapping[str, Any]) -> str | None:
-        return await self._check.refusal(schema)
+    async def refusal(self, grammar: str) -> str | None:
+        return await self._check.refusal(grammar)
 
     async def healthy(self) -> bool:
         return not self._llm.errored

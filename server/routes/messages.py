@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from senryu.server.conversation.editing import apply_edits
 from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
-from senryu.server.conversation.messages import Conversation, Demands
+from senryu.server.conversation.messages import Conversation
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
 from senryu.server.settings import ServerSettings
@@ -28,6 +28,7 @@ from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, Pro
 from senryu.server.wire.responses import Extras, count_body, message_body
 from senryu.server.wire.sse import error_frame, frame
 
+from .forms import Form, form_of, tried
 from .models import resolve_model
 from .reading import api_version, betas, check_credential, read_body
 from .replies import ignored_header, json_reply
@@ -83,12 +84,15 @@ async def answer(request: Request, body: bytes, spoken: Spoken) -> Response:
     """The model's answer to a Messages body, at once or as a stream."""
     settings: ServerSettings = request.app.state.settings
     engine: Engine = request.app.state.engine
-    wanted, asked, turn, extras = await _understood(
+    wanted, asked, form, extras = await _understood(
         body, partial(_read_message, request.app.state, spoken)
     )
-    demands, loosened = await _held_to_schemas(asked.demands, engine)
-    turn = replace(turn, demands=demands)
-    headers = ignored_header((*asked.ignored, *loosened))
+    try:
+        form = await tried(form, engine)
+    except EngineError as error:
+        raise _blamed(error) from error
+    turn = form.turn
+    headers = ignored_header((*asked.ignored, *form.unheld))
     if not await engine.healthy():
         raise EngineFailed("The engine has stopped; restart the server")
     if wanted.stream:
@@ -123,7 +127,7 @@ async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
 
 def _read_message(
     state: State, spoken: Spoken, body: bytes
-) -> tuple[MessagesRequest, Asked, Turn, Extras]:
+) -> tuple[MessagesRequest, Asked, Form, Extras]:
     wanted = parse(MessagesRequest, body)
     engine: Engine = state.engine
     window = engine.card.window
@@ -140,7 +144,8 @@ def _read_message(
         demands=asked.demands,
         signer=terms.signer,
     )
-    return wanted, asked, turn, replace(extras, diagnostics=wanted.diagnostics is not None)
+    told = replace(extras, diagnostics=wanted.diagnostics is not None)
+    return wanted, asked, form_of(turn, engine), told
 
 
 def _read_count(state: State, spoken: Spoken, body: bytes) -> tuple[Asked, Prompt, Extras]:
@@ -192,29 +197,6 @@ def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt
     edited, applied = apply_edits(asked.conversation, asked.edits, length)
     shown = prompt(edited) if applied else whole
     return asked, shown, Extras(context_management=applied, original_tokens=len(whole))
-
-
-async def _held_to_schemas(demands: Demands, engine: Engine) -> tuple[Demands, Iterable[str]]:
-    """The demands as the engine can meet them, and the names of those that it loosens.
-
-    Where it cannot hold an answer to a schema, the client is told so if it insists: with
-    `strict`, or by asking for that form of answer. The input of other tools is then any object.
-    """
-    if demands.output_schema is not None:
-        why_not = await engine.refusal(demands.output_schema)
-        if why_not is not None:
-            raise InvalidRequest(f"output_config.format.schema: {why_not}")
-    tools, loosened = [], list[str]()
-    for tool in demands.callable_tools if demands.tool_choice.mode != "none" else ():
-        why_not = await engine.refusal(tool.input_schema)
-        if why_not is not None and tool.strict:
-            raise InvalidRequest(f"tools: the input_schema of {tool.name}: {why_not}")
-        if why_not is not None:
-            loosened = ["tools.input_schema"]
-        tools.append(tool if why_not is None else replace(tool, enforced=False))
-    if loosened:
-        demands = replace(demands, callable_tools=tuple(tools))
-    return demands, loosened
 
 
 def _blamed(error: EngineError) -> ApiError:

@@ -82,7 +82,8 @@ class Splitter:
         between = rf"\s*{re.escape(marks.separator.strip())}\s*{re.escape(marks.opening)}"
         self._another = re.compile(between)
         self._input = JsonScanner()
-        self._read = self._text
+        self._between = self._text if marks.anywhere else self._plain
+        self._read = self._text if marks.anywhere else self._start
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain now."""
@@ -97,7 +98,7 @@ class Splitter:
         self._pieces = []
         while self._read == self._head and not cut:
             self._read_on(self._refused(self._held))
-        is_said = self._held and self._read in (self._text, self._thought)
+        is_said = self._held and self._read in (self._start, self._text, self._thought)
         if is_said and not (cut and len(self._held) > 1):
             self._pieces.append((Channel.THOUGHT if self.thinking else Channel.TEXT, self._held))
         self._held = ""
@@ -129,6 +130,17 @@ class Splitter:
         text = text.lstrip("\n")
         if text:
             self._read = self._answer
+        return text
+
+    def _start(self, text: str) -> str:
+        """Where alone a call may begin."""
+        if text.startswith(self._opening):
+            self._read = self._head
+            return text.removeprefix(self._opening)
+        if self._opening.startswith(text):
+            self._held = text
+            return ""
+        self._read = self._plain
         return text
 
     def _text(self, text: str) -> str:
@@ -175,7 +187,7 @@ class Splitter:
 
     def _no_call(self, text: str) -> str:
         """Text, unless it comes behind a call."""
-        self._read = self._end if self.called else self._text
+        self._read = self._end if self.called else self._between
         return text
 
     def _json(self, text: str) -> str:

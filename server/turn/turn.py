@@ -1,6 +1,6 @@
 """Runs one answer: prompt, sampling and demands in, block events out.
 
-The engine writes what the grammar of the demands allows, the splitter finds thought and calls in
+The engine writes what the grammar in the sampling allows, the splitter finds thought and calls in
 it, the writer makes blocks of them.
 
 Closing the generator aborts the engine's request; the engine raises `EngineError` when it
@@ -16,9 +16,6 @@ from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine, EngineError, FinishReason
 
 from .blocks import BlockEvent, TurnEnded, TurnStarted
-from .budget import thinking_budget
-from .dialects.base import Dialect
-from .grammar import structural_tag
 from .prompt import Prompt
 from .splitter import Splitter
 from .writer import BlockWriter
@@ -32,6 +29,7 @@ class Turn:
     model: str
     prompt: Prompt
     sampling: Sampling
+    """Its grammar is the one that the demands make (`grammar.answer_grammar`)."""
     demands: Demands = field(default_factory=Demands)
     """Where they ask for a thought, the prompt ends with its opening mark."""
     signer: Signer | None = None
@@ -62,10 +60,7 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
 
     # The engine cannot write nothing, so a pre-warm writes one token that nobody sees.
     limited = replace(turn.sampling, max_tokens=max(1, min(asked, room)))
-    dialect = engine.card.dialect
-    if asked:
-        limited = replace(limited, grammar=_grammar(dialect, turn.demands, limited.max_tokens))
-    splitter = Splitter(dialect, turn.demands)
+    splitter = Splitter(engine.card.dialect, turn.demands)
     writer = BlockWriter(turn.demands, turn.sampling.stop_sequences, turn.sign)
     written = thought = 0
     finish: FinishReason | None = None
@@ -101,14 +96,6 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
         reason = _cut_off(exhausted=written >= asked)
     usage = replace(usage, output_tokens=written, thinking_tokens=thought)
     yield TurnEnded(stop_reason=reason, stop_sequence=writer.matched, usage=usage)
-
-
-def _grammar(dialect: Dialect, demands: Demands, allowed: int) -> str | None:
-    """The grammar of an answer of at most `allowed` tokens."""
-    budget = None
-    if demands.thinking is not None and dialect.thought is not None:
-        budget = thinking_budget(demands.thinking, allowed=allowed)
-    return structural_tag(dialect, demands, thinking_budget=budget)
 
 
 def _cut_off(*, exhausted: bool) -> StopReason:

@@ -74,6 +74,9 @@ class CallMarks:
     tail_pattern: re.Pattern[str]
     parallel: bool = True
     """Whether the family was trained on several calls in one answer."""
+    anywhere: bool = True
+    """Whether a call may follow a text. Where `opening` is what a text may well hold, a call is one
+    only at the very start of an answer."""
 
     def head_of(self, name: str) -> str:
         return self.head.replace("\0", name)

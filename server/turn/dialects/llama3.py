@@ -38,6 +38,7 @@ CALLS = CallMarks(
     head_pattern=re.compile(r'(?P<name>[^"\\]+)"\s*,\s*"parameters"\s*:\s*'),
     tail_pattern=re.compile(r"\s*\}"),
     parallel=False,
+    anywhere=False,
 )
 # These templates name a day to the model. The real one would change every prompt at midnight;
 # this is the one that they name when nobody tells them.

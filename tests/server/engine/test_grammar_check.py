@@ -1,7 +1,8 @@
-"""Schemas are judged before the engine sees them: too large ones at once, hostile ones in a process
-that is killed, and none of it is felt by anybody else."""
+"""Grammars are tried before the engine sees them: hostile ones in a process that is killed, and
+none of it is felt by anybody else."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -13,57 +14,41 @@ from typing import Any
 
 import pytest
 
-from senryu.server.engine.grammar_check import GrammarCheck, too_much
+from senryu.server.conversation.messages import Demands, Tool
+from senryu.server.engine.base import EngineError
+from senryu.server.engine.grammar_check import GrammarCheck
 from senryu.server.turn.dialects.hermes import HermesDialect
+from senryu.server.turn.grammar import form_on_trial
 
 VOCABULARY = 49_152
-FINE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+def form(schema: Any) -> str:
+    """The structural tag of an answer that fits, whatever the server itself would make of it."""
+    said = {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
+    return json.dumps({"type": "structural_tag", "format": said})
+
+
+def tools(count: int) -> str:
+    """What an agent brings."""
+    properties = {f"p{number}": {"type": "string"} for number in range(10)} | {
+        "unit": {"enum": ["celsius", "fahrenheit"]}
+    }
+    schema = {"type": "object", "properties": properties, "required": ["p0"]}
+    all_of_them = tuple(Tool(name=f"t{n}", input_schema=schema) for n in range(count))
+    tag = form_on_trial(HermesDialect(), Demands(callable_tools=all_of_them))
+    assert tag
+    return tag
+
+
+FINE = form({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
 # Half a minute of work in 60 letters.
-HOSTILE = {
-    "type": "object",
-    "properties": {"a": {"type": "string", "pattern": "((a+)+)+b(c|d|e){0,5000}"}},
-}
-
-
-def nested(levels: int) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "string"}
-    for _ in range(levels):
-        schema = {"items": schema}
-    return schema
-
-
-@pytest.mark.parametrize(
-    ("schema", "why"),
-    [
-        (nested(64), "it is nested more than 64 levels deep"),
-        ({"description": "x" * 100_001}, "it is longer than 100,000 characters"),
-        ({"enum": list(range(5_001))}, "it lists more than 5,000 things in one place"),
-        ({"properties": {"a": {"minItems": 10**6}}}, "minItems is more than 100,000"),
-        ({"maxProperties": 1e9}, "maxProperties is more than 100,000"),
-    ],
-)
-def test_a_schema_beyond_measure_is_refused_in_words(schema: dict[str, Any], why: str) -> None:
-    assert too_much(schema) == why
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        FINE,
-        HOSTILE,
-        nested(63),
-        {"properties": {"minItems": {"type": "integer"}, "text": {"maxLength": 10**9}}},
-        {"properties": {f"tool_{number}": FINE for number in range(200)}},
-        {"enum": ["x" * 10] * 4_000, "description": "how it is used " * 400},
-    ],
-)
-def test_a_schema_of_an_ordinary_size_is_tried(schema: dict[str, Any]) -> None:
-    assert too_much(schema) is None
+HOSTILE = form({"type": "string", "pattern": "((a+)+)+b(c|d|e){0,5000}"})
 
 
 @pytest.fixture
 async def check(model_folder: Path) -> AsyncIterator[GrammarCheck]:
-    check = GrammarCheck(str(model_folder), VOCABULARY, HermesDialect())
+    check = GrammarCheck(str(model_folder), VOCABULARY)
     yield check
     await check.close()
 
@@ -113,13 +98,13 @@ async def test_schemas_are_tried_and_a_hostile_one_ends_only_its_own_trial(
     assert longest < 0.5, "the event loop goes on"
 
     assert await check.refusal(FINE) is None
-    assert await check.refusal({"type": "integer"}) is None
+    assert await check.refusal(form({"type": "integer"})) is None
     assert set(first) & set(children()), "the process that knows the tokenizer was kept"
     kept = time.perf_counter()
     assert await check.refusal(HOSTILE) == why
     assert time.perf_counter() - kept < 0.1, "a verdict is remembered"
 
-    told = await check.refusal({"type": "string", "pattern": r"(a)\1"})
+    told = await check.refusal(form({"type": "string", "pattern": r"(a)\1"}))
     assert told == (
         "the grammar compiler does not take it (Regex parsing error at position 4: "
         "Backreference is not supported yet.)"
@@ -129,12 +114,17 @@ async def test_schemas_are_tried_and_a_hostile_one_ends_only_its_own_trial(
     os.kill(min(first), signal.SIGKILL)
     while set(first) & set(children()):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
-    answers = [await check.refusal({"type": "boolean"}) for _ in range(2)]
-    assert answers[-1] is None
-    impatient = asyncio.create_task(check.refusal({**HOSTILE, "required": ["a"]}))
+    assert await check.refusal(form({"type": "boolean"})) is None
+    impatient = asyncio.create_task(check.refusal(HOSTILE.replace("5000", "5001")))
     await asyncio.sleep(0.1)
     impatient.cancel()
-    assert await check.refusal({"type": "null"}) is None, "answers are not mixed up"
+    assert await check.refusal(form({"type": "null"})) is None, "answers are not mixed up"
+
+    # So it is when only the one that tries was ended, which says nothing of a schema.
+    slow = asyncio.create_task(check.refusal(HOSTILE.replace("5000", "5002")))
+    await asyncio.sleep(0.2)
+    os.kill(max(children()), signal.SIGKILL)
+    assert await slow == why
     await check.close()
     assert children() == []
 
@@ -142,15 +132,14 @@ async def test_schemas_are_tried_and_a_hostile_one_ends_only_its_own_trial(
 SERVER = """
 import asyncio, sys
 from senryu.server.engine.grammar_check import GrammarCheck
-from senryu.server.turn.dialects.hermes import HermesDialect
 
 async def main():
-    check = GrammarCheck(sys.argv[1], 49_152, HermesDialect())
-    print(await check.refusal({"type": "integer"}), flush=True)
-    await check.refusal({"type": "string", "pattern": "((a+)+)+b(c|d|e){0,5000}"})
+    check = GrammarCheck(sys.argv[1], 49_152)
+    print(await check.refusal(FINE), flush=True)
+    await check.refusal(HOSTILE)
 
 asyncio.run(main())
-"""
+""".replace("FINE", repr(FINE)).replace("HOSTILE", repr(HOSTILE))
 
 
 @pytest.mark.vllm
@@ -175,9 +164,38 @@ def _children_of(pid: int) -> list[str]:
     return direct + [each for child in direct for each in _children_of(int(child))]
 
 
-async def test_no_verdict_is_no_promise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where trials cannot be started, nobody is told that a schema is fine."""
+DEEP: dict[str, Any] = {"type": "null"}
+for _ in range(40):
+    DEEP = {"type": "array", "items": DEEP, "minItems": 1}
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+async def test_what_compiles_may_still_be_refused(check: GrammarCheck) -> None:
+    loop = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    assert await check.refusal(form(loop)) == "no answer fits it"
+    assert await check.refusal(form(DEEP)) is None
+    nest = {"type": "array", "items": DEEP}
+    for _ in range(40):
+        nest = {"type": "array", "items": nest}
+    assert await check.refusal(form(nest)) == "it is nested too deep"
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+async def test_a_hundred_honest_tools_pass(check: GrammarCheck) -> None:
+    assert await check.refusal(tools(100)) is None
+
+
+async def test_no_verdict_is_no_promise_and_no_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where trials cannot be started, nobody is told that a schema is fine, or that it is not; and
+    not every request starts one anew."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    check = GrammarCheck("no such model", VOCABULARY, HermesDialect())
-    assert await check.refusal(FINE) == "it could not be tried in time; try it again"
+    check = GrammarCheck("no such model", VOCABULARY)
+    for _ in range(3):
+        with pytest.raises(EngineError, match="could not try whether an answer can be held"):
+            await check.refusal(FINE)
+    monkeypatch.setattr(sys, "executable", "no such program: it is not started")
+    with pytest.raises(EngineError):
+        await check.refusal(FINE)
     await check.close()

@@ -15,10 +15,17 @@ thoughts = st.builds(
 
 @pytest.mark.parametrize(
     ("effort", "budget"),
-    [("low", 1000), ("medium", 2000), ("high", 4000), ("xhigh", 5000), ("max", 6000)],
+    [("low", 1024), ("medium", 2048), ("high", 4096), ("xhigh", 5120), ("max", 6144)],
 )
 def test_an_effort_is_a_share_of_the_answer(effort: str, budget: int) -> None:
-    assert thinking_budget(Thinking(effort=effort), allowed=8000) == budget
+    assert thinking_budget(Thinking(effort=effort), allowed=8192) == budget
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_what_is_left_of_a_window_changes_the_budget_seldom(effort: str) -> None:
+    """Each budget is a grammar of its own, and a conversation grows with each turn."""
+    budgets = {thinking_budget(Thinking(effort=effort), allowed=n) for n in range(2048, 32_768)}
+    assert len(budgets) <= 4 * 4 + 1
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -26,9 +33,9 @@ def test_a_budget_of_the_clients_own_is_kept_whatever_the_effort(effort: str) ->
     assert thinking_budget(Thinking(budget=7999, effort=effort), allowed=8000) == 7999
 
 
-@pytest.mark.parametrize("budget", [8000, 8001, 100_000])
+@pytest.mark.parametrize("budget", [8192, 8193, 100_000])
 def test_a_budget_that_leaves_no_room_gets_three_quarters(budget: int) -> None:
-    assert thinking_budget(Thinking(budget=budget), allowed=8000) == 6000
+    assert thinking_budget(Thinking(budget=budget), allowed=8192) == 6144
 
 
 @given(thoughts, st.integers(1, 100_000))

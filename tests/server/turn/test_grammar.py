@@ -8,6 +8,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -16,13 +17,13 @@ import pytest
 from senryu.server.conversation.messages import Demands, Thinking, Tool, ToolChoice
 from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
 from senryu.server.turn.dialects.llama3 import Llama3Dialect
-from senryu.server.turn.grammar import structural_tag
+from senryu.server.turn.grammar import answer_grammar, form_on_trial, structural_tag, unheld
 
 HERMES = HermesDialect(thought=THOUGHT)
 CITY = {
     "type": "object",
     "properties": {
-        "city": {"type": "string", "maxLength": 6},
+        "city": {"type": "string", "pattern": "^[a-z]{0,6}$"},
         "unit": {"enum": ["c", "f"]},
     },
     "required": ["city", "unit"],
@@ -76,7 +77,72 @@ def test_a_tool_that_is_not_enforced_takes_any_object() -> None:
     loose = Tool(name="weather", input_schema=CITY, enforced=False)
     tag = structural_tag(HERMES, Demands(callable_tools=(loose,)), thinking_budget=None)
     assert tag
-    assert '"json_schema": {"type": "object"}' in tag
+    assert '"json_schema": {"type": "object", "additionalProperties": true}' in tag
+
+
+@pytest.mark.parametrize(("budget", "words"), [(1024, 1014), (None, 4086)])
+def test_a_thought_has_its_budget_less_the_mark_that_closes_it(
+    budget: int | None, words: int
+) -> None:
+    """A token for each of its ten bytes at the worst."""
+    demands = Demands(thinking=Thinking(budget=budget))
+    tag = answer_grammar(HERMES, demands, allowed=8192)
+    assert tag
+    assert json.loads(tag)["format"]["elements"][0]["content"]["max_tokens"] == words
+
+
+def test_an_answer_that_has_no_room_has_no_grammar() -> None:
+    assert answer_grammar(HERMES, Demands(callable_tools=TOOLS), allowed=0) is None
+    assert answer_grammar(HERMES, Demands(), allowed=9) is None
+
+
+def test_one_form_is_tried_for_all_turns_of_a_conversation() -> None:
+    one = Demands(callable_tools=TOOLS)
+    same = [
+        Demands(callable_tools=TOOLS, thinking=Thinking(budget=1024)),
+        Demands(callable_tools=TOOLS, tool_choice=choice("any")),
+    ]
+    assert {form_on_trial(HERMES, each) for each in same} == {form_on_trial(HERMES, one)}
+
+
+def test_only_what_may_be_called_is_tried() -> None:
+    alone = Demands(callable_tools=TOOLS[1:])
+    chosen = Demands(callable_tools=TOOLS, tool_choice=choice("tool", name="count"))
+    assert form_on_trial(HERMES, chosen) == form_on_trial(HERMES, alone)
+    none = Demands(callable_tools=TOOLS, tool_choice=choice("none"))
+    assert form_on_trial(HERMES, none) is None
+    assert form_on_trial(HERMES, Demands(thinking=Thinking())) is None
+
+
+LONG = {"type": "object", "properties": {"a": {"type": "string", "minLength": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("demands", "named"),
+    [
+        (Demands(callable_tools=TOOLS, output_schema=CITY), []),
+        (Demands(callable_tools=(Tool(name="a", input_schema=LONG),)), ["tools.input_schema"]),
+        (Demands(callable_tools=(replace(TOOLS[0], enforced=False),)), ["tools.input_schema"]),
+        (Demands(output_schema=LONG), ["output_config.format"]),
+        (
+            Demands(
+                callable_tools=(*TOOLS, Tool(name="a", input_schema=LONG)),
+                tool_choice=choice("tool", name="count"),
+            ),
+            [],
+        ),
+        (
+            Demands(
+                callable_tools=(Tool(name="a", input_schema=LONG),), tool_choice=choice("none")
+            ),
+            [],
+        ),
+    ],
+)
+def test_what_an_answer_is_held_to_in_part_only_is_named(
+    demands: Demands, named: list[str]
+) -> None:
+    assert list(unheld(demands)) == named
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +161,9 @@ def write() -> Write:
     mask = xgrammar.allocate_token_bitmask(1, vocabulary)
     end = tokenizer.eos_token_id
 
-    def write(tag: str, *, seed: int, liked: Sequence[str] = (), most: int = 250) -> str | None:
+    def write(
+        tag: str, *, seed: int, liked: Sequence[str] = (), likes: float = 0.1, most: int = 250
+    ) -> str | None:
         generator = torch.Generator().manual_seed(seed)
         chance = random.Random(seed)
         matcher = xgrammar.GrammarMatcher(compiler.compile_structural_tag(tag))
@@ -109,7 +177,7 @@ def write() -> Write:
             xgrammar.apply_token_bitmask_inplace(scores, mask)
             token = int(scores.argmax())
             assert scores[0, token] > float("-inf"), "the grammar lets nothing pass"
-            if not queue and favoured and chance.random() < 0.1:
+            if not queue and favoured and chance.random() < likes:
                 queue = list(chance.choice(favoured))
             if queue and scores[0, queue[0]] > float("-inf"):
                 token = queue.pop(0)
@@ -170,6 +238,22 @@ class TestWhatIsWrittenUnderAGrammar:
             if mark:
                 assert read_calls(mark + rest)
         assert True in seen
+
+    def test_where_a_mark_is_json_a_text_may_hold_it_and_not_begin_with_it(
+        self, write: Write
+    ) -> None:
+        mark = Llama3Dialect().calls.opening
+        demands = Demands(callable_tools=TOOLS)
+        tag = structural_tag(Llama3Dialect(), demands, thinking_budget=None)
+        assert tag
+        texts = [write(tag, seed=seed, liked=[mark], likes=0.3) for seed in range(25)]
+        begun = {text.startswith(mark) for text in texts if text is not None}
+        assert begun == {True, False}
+        assert any(mark in text[1:] for text in texts if text is not None)
+        for text in texts:
+            if text is not None and text.startswith(mark):
+                called = json.loads(text)
+                jsonschema.validate(called["parameters"], SCHEMAS[called["name"]])
 
     def test_none_never_opens_a_call(self, write: Write) -> None:
         demands = Demands(callable_tools=TOOLS, tool_choice=choice("none"))

@@ -139,6 +139,15 @@ def test_a_mark_that_is_json_is_not_lost_where_there_is_no_call(text: str, cuts:
         assert text_of(pieces) == text
 
 
+@given(cuts)
+def test_a_mark_that_is_json_opens_a_call_only_where_the_answer_begins(cuts: list[int]) -> None:
+    text = 'It is {"name": "ls", "parameters": {}} in JSON.'
+    for before in ("", " ", "{", '{"name": 1} '):
+        pieces = split(cut_at(before + text, cuts), dialect=LLAMA)
+        assert text_of(pieces) == before + text
+        assert not calls_of(pieces)
+
+
 @given(answers, cuts)
 def test_without_tools_an_answer_is_plain_text(text: str, cuts: list[int]) -> None:
     for demands in (

@@ -1,6 +1,5 @@
 """One answer: it ends for the right reason, counts what was written, and lets the engine go."""
 
-import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -384,34 +383,15 @@ async def test_a_thought_may_be_followed_by_a_call_at_once() -> None:
 # --- what the engine is held to ----------------------------------------------------------------
 
 
-async def test_a_free_answer_is_held_to_no_grammar() -> None:
+async def test_the_engine_is_given_the_grammar_that_came_with_the_turn() -> None:
     engine = Listening(TOKENS)
-    await answer(engine)
-    assert engine.asked.grammar is None
+    await answer(engine, grammar="{}")
+    assert engine.asked.grammar == "{}"
 
 
-async def test_the_engine_is_held_to_the_tools_that_may_be_called() -> None:
-    engine = Listening(CALL)
-    await answer(engine, demands=CALLING)
-    assert engine.asked.grammar
-    assert '\\"name\\": \\"ls\\"' in engine.asked.grammar
-
-
-@pytest.mark.parametrize(("budget", "words"), [(1024, 1014), (None, 4086)])
-async def test_the_engine_is_held_to_the_budget_of_the_thought(
-    budget: int | None, words: int
-) -> None:
-    """Less the mark that closes it, a token for each of its ten bytes at the worst."""
-    engine = Listening([*THOUGHT, "Hi"])
-    await answer(engine, demands=Demands(thinking=Thinking(budget=budget)), max_tokens=8192)
-    assert engine.asked.grammar
-    thought = json.loads(engine.asked.grammar)["format"]["elements"][0]
-    assert thought["content"]["max_tokens"] == words
-
-
-async def test_a_prewarm_is_held_to_no_grammar() -> None:
+async def test_a_prewarm_writes_one_token_that_nobody_sees() -> None:
     engine = Listening(TOKENS)
     said = await answer(engine, demands=THINKING, max_tokens=0)
-    assert engine.asked.grammar is None
+    assert engine.asked.max_tokens == 1
     assert said.blocks == ()
     assert said.usage == Usage(input_tokens=3, output_tokens=0)
