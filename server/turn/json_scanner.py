@@ -2,9 +2,11 @@
 
 Text in, JSON text out that every client can read: each character once, as soon as it is certain.
 What strict readers refuse in a string is escaped (raw control characters) or replaced (halves of
-surrogate pairs). Nothing is parsed into values here, and no schema is known.
+surrogate pairs); a number that no float holds is replaced. Nothing is parsed into values here, and
+no schema is known.
 """
 
+import math
 import re
 
 # What may come next, by first character; "0" stands for numbers and words.
@@ -20,8 +22,12 @@ _DEEPEST = 128
 _LONGEST_NUMBER = 4000
 """The same parser gives up at 4300 digits."""
 
+_LARGEST = "1.7976931348623157e308"
+"""What stands for a number that is larger: read as an infinity, it could not be sent back."""
+
 _WHITE = re.compile(r"[ \t\n\r]*")
 _SCALAR = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null", re.ASCII)
+_FLOAT = re.compile(r"-?\d+[.eE]")
 _SCALAR_LETTERS = re.compile(r"[-+.0-9A-Za-z]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 
@@ -131,9 +137,16 @@ class JsonScanner:
                 return "", at
             if _SCALAR.fullmatch(text, at, end):
                 self._after_value()
-                return letters[0], end
+                return _finite(letters[0]), end
         self.broken = True
         return "", at
 
     def _after_value(self) -> None:
         self._next = _MORE[self._open[-1]] if self._open else ""
+
+
+def _finite(scalar: str) -> str:
+    """The same number or word, or the largest number. Whole numbers have no bound."""
+    if not _FLOAT.match(scalar) or math.isfinite(float(scalar)):
+        return scalar
+    return f"-{_LARGEST}" if scalar.startswith("-") else _LARGEST

@@ -1,6 +1,7 @@
 """What the scanner gives out is strict JSON, the same however the text is cut."""
 
 import json
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -55,6 +56,15 @@ def test_a_written_object_is_given_out_as_it_is_and_what_follows_is_left(
 ) -> None:
     given, rest, scanner = scan(text + behind, cuts)
     assert ("".join(given), rest, scanner.ended) == (text, behind, True)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1.5E+400", "123456789e301"])
+def test_a_number_beyond_all_floats_is_the_largest_of_them(number: str) -> None:
+    """Else one client reads an infinity, and JSON has no word for that to send it back."""
+    given, _, scanner = scan(f'{{"a": {number}}}', [9])
+    most = sys.float_info.max
+    assert json.loads("".join(given)) == {"a": -most if number.startswith("-") else most}
+    assert scanner.ended
 
 
 @given(scribbles.map("{".__add__), cuts)
