@@ -167,6 +167,7 @@ class Demands:
     less those that were taken away."""
     tool_choice: ToolChoice = ToolChoice()
     thinking: Thinking | None = None
+    """Set only for a model that thinks: its answer begins with a thought."""
     output_schema: Mapping[str, Any] | None = None
     """JSON Schema that the text of the answer has to fit; keys in the order of the answer."""
 

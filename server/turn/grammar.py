@@ -29,7 +29,7 @@ def answer_grammar(dialect: Dialect, demands: Demands, *, allowed: int) -> str |
     if allowed <= 0:
         return None
     budget = None
-    if demands.thinking is not None and dialect.thought is not None:
+    if demands.thinking is not None:
         budget = thinking_budget(demands.thinking, allowed=allowed)
     return structural_tag(dialect, demands, thinking_budget=budget)
 

@@ -50,7 +50,7 @@ class Splitter:
     """
 
     def __init__(self, dialect: Dialect, demands: Demands) -> None:
-        self.thinking = demands.thinking is not None and dialect.thought is not None
+        self.thinking = demands.thinking is not None
         """Whether the next character belongs to the thought, or to the mark that closes it."""
         self.called = False
         """Whether a call has ended. Behind it there are only other calls."""
@@ -64,7 +64,8 @@ class Splitter:
         if may_call(demands):
             self._look_for_calls(dialect.calls, demands)
         self._answer = self._read
-        if self.thinking and dialect.thought:
+        if self.thinking:
+            assert dialect.thought, "only a model that thinks is asked to"
             self._closing = _finder(dialect.thought.closing.rstrip())
             self._read = self._thought
 

@@ -15,7 +15,7 @@ from senryu.server.turn.dialects.llama3 import Llama3Dialect
 from senryu.server.turn.splitter import Channel, Piece, Splitter
 
 HERMES = HermesDialect(thought=THOUGHT)
-LLAMA = Llama3Dialect(thought=None)
+LLAMA = Llama3Dialect(thought=THOUGHT)
 TOOLS = (Tool(name="ls", input_schema={}), Tool(name="get_weather", input_schema={}))
 CALLING = Demands(callable_tools=TOOLS)
 THINKING = Demands(callable_tools=TOOLS, thinking=Thinking())
@@ -279,7 +279,3 @@ def test_one_knows_while_it_thinks() -> None:
         thinking.append(splitter.thinking)
         splitter.feed(piece)
     assert thinking == [True, True, True, False]
-
-
-def test_a_model_that_cannot_think_begins_with_its_answer() -> None:
-    assert split(["Hi"], THINKING, LLAMA) == [(Channel.TEXT, "Hi")]
