@@ -24,8 +24,8 @@ answer = client.messages.create(
             "schema": {
                 "type": "object",
                 "properties": {
-                    "city": {"type": "string", "maxLength": 30},
-                    "country": {"type": "string", "maxLength": 30},
+                    "city": {"type": "string", "pattern": "^[A-Za-z ]{1,30}$"},
+                    "country": {"type": "string", "pattern": "^[A-Za-z ]{1,30}$"},
                     "capital": {"type": "boolean"},
                 },
                 "required": ["city", "country", "capital"],

@@ -29,6 +29,7 @@ from .identifiers import new_id
 from .settings import ServerSettings, SettingsError, add_flags, load_arguments
 from .turn.blocks import fold
 from .turn.dialects.spelling import as_json
+from .turn.grammar import answer_grammar
 from .turn.prompt import Prompt, build_prompt, render
 from .turn.turn import Turn, run_turn
 
@@ -54,7 +55,7 @@ WEATHER = Tool(
     description="Tells the weather of a city.",
     input_schema={
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 24}},
+        "properties": {"city": {"type": "string", "pattern": "^[A-Za-z ]{1,24}$"}},
         "required": ["city"],
         "additionalProperties": False,
     },
@@ -211,12 +212,14 @@ async def _call(engine: Engine) -> Finding:
         prompt = build_prompt(conversation, engine.tokenizer, dialect)
     except ValueError as error:
         return Finding(False, "tool call", f"{error}; clients that send tools will get a 400")
+    demands = Demands(callable_tools=(WEATHER,), tool_choice=forced)
+    grammar = answer_grammar(dialect, demands, allowed=CALL_TOKENS)
     turn = Turn(
         message_id=new_id("msg"),
         model=engine.card.model,
         prompt=prompt,
-        sampling=Sampling(max_tokens=CALL_TOKENS, temperature=0.0),
-        demands=Demands(callable_tools=(WEATHER,), tool_choice=forced),
+        sampling=Sampling(max_tokens=CALL_TOKENS, temperature=0.0, grammar=grammar),
+        demands=demands,
     )
     answer = await fold(run_turn(turn, engine))
     match answer.blocks:

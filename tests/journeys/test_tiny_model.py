@@ -36,6 +36,7 @@ from senryu.server.engine.base import Engine
 from senryu.server.engine.model_folder import EMBEDDED, find_model
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.blocks import Answer, fold
+from senryu.server.turn.grammar import answer_grammar, form_on_trial
 from senryu.server.turn.prompt import build_prompt
 from senryu.server.turn.turn import Turn, run_turn
 
@@ -51,7 +52,7 @@ THOUGHTS = 60 if TIMES == 1 else 1_000
 AT_ONCE = 64
 MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
-WORD = {"type": "string", "maxLength": 12}
+WORD = {"type": "string", "pattern": "^[a-z]{0,12}$"}
 COUNT = {"type": "integer", "minimum": -5, "maximum": 500}
 POINT = {
     "type": "object",
@@ -134,12 +135,14 @@ def engine(loop: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> It
 
 async def ask(engine: Engine, number: int, demands: Demands, max_tokens: int) -> Answer:
     thinks = demands.thinking is not None
-    prompt = build_prompt(ASKED, engine.tokenizer, engine.card.dialect, thinking=thinks)
+    dialect = engine.card.dialect
+    prompt = build_prompt(ASKED, engine.tokenizer, dialect, thinking=thinks)
+    grammar = answer_grammar(dialect, demands, allowed=max_tokens)
     turn = Turn(
         message_id=f"msg_{number}",
         model="tiny",
         prompt=prompt,
-        sampling=Sampling(max_tokens=max_tokens),
+        sampling=Sampling(max_tokens=max_tokens, grammar=grammar),
         demands=demands,
         signer=SIGNER,
     )
@@ -189,8 +192,9 @@ def test_forced_calls_are_calls_and_fit_their_schemas(loop: asyncio.Runner, engi
         Demands(callable_tools=TOOLS, tool_choice=choices[number % len(choices)])
         for number in range(CALLS)
     ]
-    for name, schema in SCHEMAS.items():
-        assert loop.run(engine.refusal(schema)) is None, name
+    form = form_on_trial(engine.card.dialect, Demands(callable_tools=TOOLS))
+    assert form
+    assert loop.run(engine.refusal(form)) is None
     given = loop.run(answers(engine, each, max_tokens=200))
     reasons = Counter(answer.stop_reason for answer in given)
     assert reasons[StopReason.TOOL_USE] > 0.95 * CALLS, reasons
@@ -269,7 +273,9 @@ def test_a_hostile_schema_is_refused_and_disturbs_nobody(
     loop: asyncio.Runner, engine: Engine
 ) -> None:
     hostile = {"type": "string", "pattern": "((a+)+)+b(c|d|e){0,5000}"}
-    why = loop.run(engine.refusal(hostile))
+    said = {"type": "json_schema", "json_schema": hostile}
+    tag = json.dumps({"type": "structural_tag", "format": said})
+    why = loop.run(engine.refusal(tag))
     assert why == "it takes more than a second to compile; make it simpler"
     assert loop.run(engine.healthy())
 

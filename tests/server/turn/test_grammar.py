@@ -73,6 +73,16 @@ def test_only_the_tool_that_is_to_be_called_is_in_the_grammar() -> None:
     assert '\\"count\\"' in tag
 
 
+def test_a_text_is_free_until_a_call_opens() -> None:
+    tag = structural_tag(HERMES, Demands(callable_tools=TOOLS), thinking_budget=None)
+    assert tag
+    form = json.loads(tag)["format"]
+    assert form["type"] == "dispatch"
+    ((mark, calls),) = form["rules"]
+    assert mark == HERMES.calls.opening
+    assert [each["begin"].count('"weather"') for each in calls["tags"]] == [1, 0]
+
+
 def test_a_tool_that_is_not_enforced_takes_any_object() -> None:
     loose = Tool(name="weather", input_schema=CITY, enforced=False)
     tag = structural_tag(HERMES, Demands(callable_tools=(loose,)), thinking_budget=None)
