@@ -331,14 +331,15 @@ class _Restating:
         if isinstance(required, list) and required:
             names = list(dict.fromkeys(map(str, required)))
             stated["required"] = names
-            if others is not False:  # one that is described nowhere could not be written
-                described |= {
-                    name: True if others is None else others
-                    for name in names
-                    if name not in described
-                }
+            missing = [name for name in names if name not in described]
+            if missing and others is False:
+                self._left_out()  # no object fits
+            elif missing:  # what is described nowhere could not be written
+                described |= dict.fromkeys(missing, True if others is None else others)
         if "properties" in node or described:
             stated["properties"] = described
+        if bounds.get("minProperties", 0) > 1 and others is not False:
+            self._left_out()  # one name may be written twice
         if others is None and (bounds or "properties" not in stated):
             stated["additionalProperties"] = True  # which the compiler takes for granted else
         return stated

@@ -97,6 +97,9 @@ def test_a_schema_is_restated_whole(schema: Any, restated: Any) -> None:
          {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         ({"enum": ["x", "yy"], "minLength": 2}, {"enum": ["x", "yy"]}),
         ({"type": "object", "properties": {"a": False}}, {"type": "object", "properties": {}}),
+        ({"type": "object", "required": ["a"], "additionalProperties": False},
+         {"type": "object", "required": ["a"], "additionalProperties": False}),
+        ({"type": "object", "minProperties": 2}, {**ANY, "minProperties": 2}),
         # Contradictions, and what cannot be said in one.
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, {"type": "string"}),
         ({"properties": {"a": {"type": "string"}}, "allOf": [{"additionalProperties": False}]},
