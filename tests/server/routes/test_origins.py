@@ -131,8 +131,8 @@ async def test_an_allowed_page_may_reach_into_a_private_network(
 @pytest.mark.parametrize(
     ("pattern", "origin", "others"),
     [
-        ("vscode-webview://*", "vscode-webview://0f3k", ["vscode-file://0f3k", "http://0f3k"]),
-        ("http://localhost:*", "http://localhost:3000", ["http://localhost.evil:3000"]),
+        ("vscode-webview://*", "vscode-webview://0f3k", ["vscode-file://0f3k", "http://0f3k.test"]),
+        ("http://localhost:*", "http://localhost:3000", ["http://localhost.test:3000"]),
         ("https://*.home.example", "https://a.home.example", ["https://home.example"]),
         ("http://[::1]:3000", "http://[::1]:3000", ["http://[::1]:3001"]),
     ],
