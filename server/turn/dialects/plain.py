@@ -7,7 +7,7 @@ hermes, so that a student that is trained later finds the marks that it knows.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from senryu.server.conversation.messages import Conversation, Tool
@@ -15,6 +15,9 @@ from senryu.server.conversation.messages import Conversation, Tool
 from .base import CallMarks, Chat, ChatMessage, Family, ThoughtMarks
 from .hermes import CALLS, MARKS, in_tags
 from .spelling import as_json, told
+
+# One at a time: a model that never saw a call does not know when it has made enough of them.
+ONE_CALL = replace(CALLS, parallel=False)
 
 HOW_TO_CALL = """\
 To call a tool, write its name and its input as JSON, and stop:
@@ -30,7 +33,7 @@ class PlainDialect:
 
     thought: ThoughtMarks | None = None
     name: str = "plain"
-    calls: CallMarks = CALLS
+    calls: CallMarks = ONE_CALL
 
     def chat(self, conversation: Conversation) -> Chat:
         conversation = told(conversation, MARKS)
