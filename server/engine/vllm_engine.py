@@ -5,6 +5,7 @@ processes of vLLM's; this one only schedules, detokenizes and makes tokens of im
 """
 
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -145,7 +146,7 @@ def _why_blind(llm: Any, tokenizer: ChatTokenizer, dialect: Dialect) -> str | No
 def _keep_logging_to(log_file: Path) -> None:
     """vLLM's logger in this process writes to the terminal it found; from now on to the file."""
     for handler in logging.getLogger("vllm").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:  # and none that somebody else listens with
             handler.setStream(log_file.open("a"))
 
 
@@ -215,11 +216,16 @@ class VllmEngine:
         return await self._check.refusal(grammar)
 
     async def healthy(self) -> bool:
-        return not self._llm.errored
+        return self._llm is not None and not self._llm.errored
 
     async def close(self) -> None:
         await self._check.close()
-        await asyncio.to_thread(self._llm.shutdown)
+        llm, self._llm = self._llm, None
+        await asyncio.to_thread(llm.shutdown)
+        # It stands in a circle, and collected only at this process's exit it prints a traceback.
+        del llm
+        await asyncio.sleep(0)  # its task hears that it is cancelled
+        gc.collect()
 
 
 def _rendered(llm: Any, prompt: Prompt) -> Any:
