@@ -5,7 +5,6 @@ processes of vLLM's; this one only schedules, detokenizes and makes tokens of im
 """
 
 import asyncio
-import gc
 import logging
 import os
 import re
@@ -216,16 +215,14 @@ class VllmEngine:
         return await self._check.refusal(grammar)
 
     async def healthy(self) -> bool:
-        return self._llm is not None and not self._llm.errored
+        return not self._llm.errored
 
     async def close(self) -> None:
         await self._check.close()
-        llm, self._llm = self._llm, None
-        await asyncio.to_thread(llm.shutdown)
-        # It stands in a circle, and collected only at this process's exit it prints a traceback.
-        del llm
-        await asyncio.sleep(0)  # its task hears that it is cancelled
-        gc.collect()
+        await asyncio.to_thread(self._llm.shutdown)
+        # It shuts down once more when it is collected, at this process's exit when half of Python
+        # is gone, and would print a traceback.
+        self._llm.shutdown = lambda: None
 
 
 def _rendered(llm: Any, prompt: Prompt) -> Any:
