@@ -23,10 +23,16 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "server": (),
     "distill": (
         "senryu.server.conversation",
-        "senryu.server.turn.prompt",
-        "senryu.server.turn.tokenizer",
+        "senryu.server.turn",
+        "senryu.server.engine",  # a teacher that runs here is served like any model
+        "senryu.server.wire",
         "senryu.server.manifest",
         "senryu.server.settings",
+        "senryu.server.device",
+        "senryu.quant.embedded",
+        "senryu.quant.export",
+        "senryu.quant.once",
+        "senryu.quant.progress",
     ),
     "quant": ("senryu.server.manifest", "senryu.server.settings", "senryu.server.device"),
     "benches": ("senryu.server.manifest", "senryu.server.settings", "senryu.server.device"),

@@ -1,0 +1,407 @@
+"""The recipe: everything that decides a student, as one TOML file.
+
+Comes in: a TOML file. Goes out: a frozen `Recipe`, or `RecipeError` with one sentence that names
+the key and suggests the nearest one. Every default is written here, once. It refuses to know how
+any stage does its work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import DistillError
+
+
+class RecipeError(DistillError):
+    """The recipe is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRecipe:
+    """`[teacher]`: who answers, and by what right we learn from the answers."""
+
+    licence: str
+    """SPDX name of the teacher's licence."""
+
+    allows_training: bool
+    """Whether its licence and terms allow training another model on its outputs."""
+
+    terms: str
+    """Where they say so: a sentence or an address, which the student's card repeats."""
+
+    model: str = "embedded"
+    """A model folder, a hub id or `embedded`; for an endpoint, the name that it knows."""
+
+    api: Literal["engine", "messages", "openai"] = "engine"
+    """`engine` runs the model here and stores its distributions; the others ask an endpoint of
+    that kind, which gives text only."""
+
+    url: str | None = None
+    """The endpoint's base address."""
+
+    key_variable: str | None = None
+    """The environment variable that holds the endpoint's key."""
+
+    top_k: int = 32
+    """How many of the most probable tokens are stored at each position; 0 stores the text only."""
+
+    streams: int = 64
+    """Answers in the making at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfSource:
+    """`kind = "self"`: the teacher writes the user's turn itself, given only its chat prefix
+    (Magpie, Xu et al. 2024)."""
+
+    kind: Literal["self"]
+    count: int
+    system: str = ""
+    """A system prompt that sets the topic."""
+    turns: int = 1
+    """User turns in one conversation; the teacher writes all of them."""
+    temperature: float = 1.0
+    max_tokens: int = 96
+    """Of one user turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """`kind = "file"`: JSONL or Parquet; a row has `prompt` (text), or `messages` with, optionally,
+    `system` and `tools` in the form of the Messages API."""
+
+    kind: Literal["file"]
+    path: str
+    count: int | None = None
+    """The first so many rows; left out, all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSource:
+    """`kind = "dataset"`: a Hugging Face dataset, by id or local folder."""
+
+    kind: Literal["dataset"]
+    name: str
+    subset: str | None = None
+    split: str = "train"
+    column: str = "prompt"
+    """The column with the prompt's text, or with a list of messages."""
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestsSource:
+    """`kind = "requests"`: a log of Messages API requests, one JSON body a line. Only with
+    `opt_in = true`, and what looks like a secret or a person's address is blanked."""
+
+    kind: Literal["requests"]
+    path: str
+    opt_in: bool = False
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolsSource:
+    """`kind = "tools"`: conversations that call tools, from a file of tools with their schemas."""
+
+    kind: Literal["tools"]
+    path: str
+    """JSON: a list of `{"name", "description", "input_schema", "asks": [...], "results": [...]}`;
+    the packaged set when it is the word `packaged`."""
+    count: int
+    results: Literal["scripted", "teacher"] = "scripted"
+    """Who plays the tool: the file's own results, or the teacher, who is told to write one."""
+    force: bool = False
+    """Whether the call is forced by a grammar, for teachers that never call by themselves."""
+
+
+PromptSource = SelfSource | FileSource | DatasetSource | RequestsSource | ToolsSource
+
+_SOURCES: Mapping[str, type[PromptSource]] = {
+    "self": SelfSource,
+    "file": FileSource,
+    "dataset": DatasetSource,
+    "requests": RequestsSource,
+    "tools": ToolsSource,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectRecipe:
+    """`[collect]`: how the teacher answers."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    thinking: float = 0.0
+    """The share of prompts, 0 to 1, that a thinking teacher thinks about first."""
+    near_duplicates: float = 0.8
+    """Prompts whose estimated Jaccard similarity of word 5-grams is above this are one prompt."""
+    contamination: int = 8
+    """A prompt that shares this many words in a row with the evaluation set is left out; 0 lets
+    all pass."""
+    shard_samples: int = 256
+    """Samples in one file: what a kill costs at the most, besides those in the making."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentRecipe:
+    """`[student]`: the shape of the student."""
+
+    shape: Literal["depth", "width", "scratch", "layerwise", "shared-ffn", "model"] = "depth"
+    """`depth` and `width` prune the teacher; `scratch`, `layerwise` (OpenELM, Mehta et al. 2024)
+    and `shared-ffn` (MobiLlama, Thawakar et al. 2024) start from random weights with the teacher's
+    tokenizer; `model` takes an existing one."""
+
+    model: str | None = None
+    """For `model`: a folder or hub id."""
+
+    layers: int | None = None
+    """How many layers it has; left out, a third of the teacher's for `depth`, else all of them."""
+
+    keep: tuple[int, ...] = ()
+    """For `depth`: the layers of the teacher that stay; left out, chosen by `importance`."""
+
+    importance: Literal["even", "block"] = "even"
+    """For `depth` without `keep`: evenly spaced with the last, or by block influence (ShortGPT,
+    Men et al. 2024) on stored samples."""
+
+    hidden: int | None = None
+    """Width of the residual stream; left out, the teacher's."""
+    heads: int | None = None
+    """Query heads of a layer."""
+    kv_heads: int | None = None
+    ffn: int | None = None
+    """Channels of the feed-forward layer."""
+
+    ffn_range: tuple[float, float] = (0.5, 2.0)
+    """For `layerwise`: multiples of the default FFN width at the first and the last layer."""
+
+    kv_range: tuple[int, int] | None = None
+    """For `layerwise`: KV heads at the first and the last layer."""
+
+    name: str | None = None
+    """The model id that clients see; left out, made of the teacher's and the shape."""
+
+
+LossName = Literal["sft", "forward-kl", "reverse-kl", "skew-kl", "skew-reverse-kl", "js"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRecipe:
+    """`[train]`: the loss and the loop."""
+
+    loss: LossName = "forward-kl"
+    mix: float = 0.5
+    """For `js` the weight of the teacher in the mixture (GKD's beta); for the skewed losses that
+    of the model that is compared against (DistiLLM's alpha)."""
+    sft_weight: float = 0.0
+    """Cross-entropy on the teacher's own tokens, added with this weight."""
+    hidden_weight: float = 0.0
+    """Matching of hidden states, for pruned students; the teacher runs beside the student."""
+    on_policy: float = 0.0
+    """The share of steps, 0 to 1, where the student writes and the teacher scores (GKD)."""
+    on_policy_tokens: int = 64
+    """How many tokens it writes then."""
+
+    tokens: int = 200_000
+    """Tokens read in all, prompts included; samples come again once all have been read."""
+    batch_tokens: int = 2048
+    """Tokens of one step."""
+    sequence: int = 512
+    """Tokens of one packed row; a longer sample keeps its end."""
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    """The share of steps in which the rate rises."""
+    decay: float = 0.5
+    """The share of steps, at the end, in which it falls to a tenth."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` (Jordan 2024) takes the matrices between the layers, AdamW the rest."""
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    """The largest norm of the gradient; 0 clips nothing."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then the student; 0 is none."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the matrix products are computed in; the weights themselves are float32. `auto` takes
+    bfloat16 where the processor or GPU has it."""
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    """torch.compile, which pays on a GPU."""
+    vocabulary_chunk: int = 1024
+    """Positions whose logits stand in memory at once."""
+    checkpoint_steps: int = 50
+    seed: int = 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRecipe:
+    """`[evaluate]`: what is held out and measured."""
+
+    held_out: float = 0.1
+    """The share of prompts that is never trained on."""
+    max_samples: int = 64
+    """Held-out samples that are measured."""
+    generate: int = 8
+    """Samples that the student answers itself: side by side, tool calls, thoughts."""
+    max_tokens: int = 96
+    """Of such an answer."""
+    harness: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, where it is installed and its data at hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefineRecipe:
+    """`[refine]`: preference pairs by critique, then DPO (Rafailov et al. 2023). Left out: no
+    refinement."""
+
+    constitution: str
+    """A text file, one principle a line; the packaged one when it is the word `packaged`."""
+    judge: Literal["rules", "teacher"] = "rules"
+    pairs: int = 64
+    beta: float = 0.1
+    learning_rate: float = 5e-6
+    steps: int = 20
+    batch: int = 4
+    max_tokens: int = 96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All of it."""
+
+    teacher: TeacherRecipe
+    prompts: tuple[PromptSource, ...] = ()
+    """`[[prompts]]`; without any, the teacher writes 400 of them itself."""
+    collect: CollectRecipe = field(default_factory=CollectRecipe)
+    student: StudentRecipe = field(default_factory=StudentRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+    evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
+    refine: RefineRecipe | None = None
+
+    @property
+    def sources(self) -> tuple[PromptSource, ...]:
+        return self.prompts or (SelfSource(kind="self", count=400),)
+
+    def digest(self, *parts: str) -> str:
+        """SHA-256 of the named parts, such as `teacher` and `collect`."""
+        told = {part: dataclasses.asdict(self)[part] for part in parts}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The recipe in a TOML file. Paths in it are relative to the file's folder. Raises
+    RecipeError, also where the teacher's licence does not allow training on its outputs."""
+    try:
+        told = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe {file}: give the path of a TOML file.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise RecipeError(f"The recipe {file} cannot be read: {problem}.") from problem
+    if "teacher" not in told:
+        raise RecipeError(
+            f"The recipe {file} has no [teacher]: name its model, its licence, and whether that "
+            "allows training on its outputs."
+        )
+    told["prompts"] = [_located(each, file.parent) for each in told.get("prompts", [])]
+    recipe: Recipe = _built(Recipe, told, "")
+    _refuse_unlicensed(recipe.teacher)
+    return recipe
+
+
+def _refuse_unlicensed(teacher: TeacherRecipe) -> None:
+    if not teacher.allows_training:
+        raise RecipeError(
+            f"The recipe says that the licence of {teacher.model} ({teacher.licence}) does not "
+            "allow training on its outputs: take a teacher whose licence does."
+        )
+    if not teacher.licence.strip() or not teacher.terms.strip():
+        raise RecipeError(
+            "teacher.licence and teacher.terms must not be empty: they go into the student's card."
+        )
+
+
+def _located(source: Any, folder: Path) -> Any:
+    """A source whose path begins at the recipe's folder."""
+    path = source.get("path") if isinstance(source, dict) else None
+    if not isinstance(path, str) or path == "packaged":
+        return source
+    return source | {"path": str(folder / Path(path).expanduser())}
+
+
+def _built(shape: type[Any], told: Any, where: str) -> Any:
+    """An instance of a recipe dataclass from a TOML table."""
+    if not isinstance(told, dict):
+        raise RecipeError(f"{where} must be a table, as in [{where}].")
+    hints = get_type_hints(shape)
+    known = {each.name: each for each in dataclasses.fields(shape)}
+    for key in told:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+            raise RecipeError(f"{_inside(where, key)} is no key of a recipe; {hint}")
+    for name, each in known.items():
+        needed = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if needed and name not in told:
+            raise RecipeError(f"The recipe lacks {_inside(where, name)}, which has no default.")
+    return shape(**{key: _value(told[key], hints[key], _inside(where, key)) for key in told})
+
+
+def _value(told: Any, hint: Any, where: str) -> Any:
+    if hint == tuple[PromptSource, ...]:
+        return tuple(_source(each, f"prompts[{place}]") for place, each in enumerate(told))
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (each for each in get_args(hint) if each is not types.NoneType)
+    if dataclasses.is_dataclass(hint):
+        return _built(hint, told, where)  # type: ignore[arg-type]
+    if get_origin(hint) is Literal:
+        if told not in get_args(hint):
+            raise RecipeError(f"{where} is {told!r}; it takes {_listed(get_args(hint))}.")
+        return told
+    if get_origin(hint) is tuple:
+        return _items(told, get_args(hint), where)
+    if hint is float and isinstance(told, int) and not isinstance(told, bool):
+        return float(told)
+    if type(told) is not hint:
+        raise RecipeError(f"{where} is {told!r}; it takes {_NOUN[hint]}.")
+    if isinstance(told, int | float) and not isinstance(told, bool) and told < 0:
+        raise RecipeError(f"{where} is {told!r}; it takes nothing below 0.")
+    return told
+
+
+_NOUN = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _items(told: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(told, list):
+        raise RecipeError(f"{where} is {told!r}; it takes a list.")
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(told)
+    if len(hints) != len(told):
+        raise RecipeError(f"{where} has {len(told)} items; it takes {len(hints)}.")
+    return tuple(_value(each, hint, where) for each, hint in zip(told, hints, strict=True))
+
+
+def _source(told: Any, where: str) -> Any:
+    kind = told.get("kind") if isinstance(told, dict) else None
+    if kind not in _SOURCES:
+        raise RecipeError(f"{where}.kind is {kind!r}; it takes {_listed(tuple(_SOURCES))}.")
+    return _built(_SOURCES[str(kind)], told, where)
+
+
+def _inside(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _listed(names: tuple[Any, ...]) -> str:
+    return ", ".join(repr(each) for each in names[:-1]) + f" or {names[-1]!r}"

@@ -1,0 +1,1 @@
+"""Refinement: preference pairs by critique, then DPO."""

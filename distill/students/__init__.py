@@ -1,0 +1,1 @@
+"""The shapes of students: one file a shape, all giving a transformers model that vLLM loads."""

@@ -1,0 +1,1 @@
+"""Who answers: a model that runs here, or an endpoint."""
