@@ -10,7 +10,7 @@ FUZZ   ?= 20
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test fuzz check wheel docs lock bench doctor clean
+.PHONY: help setup setup-dev serve test fuzz check wheel docs lock pipeline bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ wheel: setup-dev ## Build the wheel and the source distribution into dist/
 	@rm -rf build dist
 	@$(BIN)/python -m build --no-isolation --quiet
 	@ls dist
+
+pipeline: setup ## Distil, quantize, serve and measure a student of the embedded model; 25 minutes
+	@exec $(BIN)/python -m senryu.benches.pipeline $(ARGS)
 
 bench: setup ## Measure what the front end costs per streamed token
 	@exec $(BIN)/python -m senryu.benches.micro $(ARGS)

@@ -65,11 +65,13 @@ class SelfSource:
 
     kind: Literal["self"]
     count: int
+    """How many conversations."""
     system: str = ""
     """A system prompt that sets the topic."""
     turns: int = 1
     """User turns in one conversation; the teacher writes all of them."""
     temperature: float = 1.0
+    """Of the user's turns."""
     max_tokens: int = 96
     """Of one user turn."""
 
@@ -81,6 +83,7 @@ class FileSource:
 
     kind: Literal["file"]
     path: str
+    """The file; relative to the recipe's folder."""
     count: int | None = None
     """The first so many rows; left out, all."""
 
@@ -91,11 +94,15 @@ class DatasetSource:
 
     kind: Literal["dataset"]
     name: str
+    """Its id or folder."""
     subset: str | None = None
+    """Its configuration, where it has several."""
     split: str = "train"
+    """Which part of it."""
     column: str = "prompt"
     """The column with the prompt's text, or with a list of messages."""
     count: int | None = None
+    """The first so many rows; left out, all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +112,11 @@ class RequestsSource:
 
     kind: Literal["requests"]
     path: str
+    """The file; relative to the recipe's folder."""
     opt_in: bool = False
+    """Whether those who wrote the requests agreed to this use."""
     count: int | None = None
+    """The first so many requests; left out, all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +128,7 @@ class ToolsSource:
     """JSON: a list of `{"name", "description", "input_schema", "asks": [...], "results": [...]}`;
     the packaged set when it is the word `packaged`."""
     count: int
+    """How many conversations."""
     results: Literal["scripted", "teacher"] = "scripted"
     """Who plays the tool: the file's own results, or the teacher, who is told to write one."""
     force: bool = False
@@ -126,7 +137,7 @@ class ToolsSource:
 
 PromptSource = SelfSource | FileSource | DatasetSource | RequestsSource | ToolsSource
 
-_SOURCES: Mapping[str, type[PromptSource]] = {
+SOURCES: Mapping[str, type[PromptSource]] = {
     "self": SelfSource,
     "file": FileSource,
     "dataset": DatasetSource,
@@ -140,8 +151,11 @@ class CollectRecipe:
     """`[collect]`: how the teacher answers."""
 
     max_tokens: int = 256
+    """The longest answer; one that is cut teaches no end."""
     temperature: float = 1.0
+    """What answers are drawn with; the stored distributions are those of 1."""
     top_p: float = 1.0
+    """The share of the probability that they are drawn from."""
     thinking: float = 0.0
     """The share of prompts, 0 to 1, that a thinking teacher thinks about first."""
     near_duplicates: float = 0.8
@@ -180,6 +194,7 @@ class StudentRecipe:
     heads: int | None = None
     """Query heads of a layer."""
     kv_heads: int | None = None
+    """Heads of keys and values of a layer."""
     ffn: int | None = None
     """Channels of the feed-forward layer."""
 
@@ -201,6 +216,8 @@ class TrainRecipe:
     """`[train]`: the loss and the loop."""
 
     loss: LossName = "forward-kl"
+    """`sft` learns the teacher's text; the others its distributions: Kullback-Leibler forward,
+    reverse, skewed (DistiLLM, Ko et al. 2024), Jensen-Shannon (GKD, Agarwal et al. 2024)."""
     mix: float = 0.5
     """For `js` the weight of the teacher in the mixture (GKD's beta); for the skewed losses that
     of the model that is compared against (DistiLLM's alpha)."""
@@ -220,6 +237,7 @@ class TrainRecipe:
     sequence: int = 512
     """Tokens of one packed row; a longer sample keeps its end."""
     learning_rate: float = 1e-3
+    """The highest rate of AdamW."""
     warmup: float = 0.05
     """The share of steps in which the rate rises."""
     decay: float = 0.5
@@ -227,7 +245,9 @@ class TrainRecipe:
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` (Jordan 2024) takes the matrices between the layers, AdamW the rest."""
     weight_decay: float = 0.01
+    """Decoupled, of the matrices alone."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two decays."""
     clip: float = 1.0
     """The largest norm of the gradient; 0 clips nothing."""
     ema: float = 0.0
@@ -236,12 +256,15 @@ class TrainRecipe:
     """What the matrix products are computed in; the weights themselves are float32. `auto` takes
     bfloat16 where the processor or GPU has it."""
     gradient_checkpointing: bool = False
+    """Computes each layer twice and keeps less in memory."""
     compile: bool = False
     """torch.compile, which pays on a GPU."""
     vocabulary_chunk: int = 1024
     """Positions whose logits stand in memory at once."""
     checkpoint_steps: int = 50
+    """Steps between two checkpoints: what a kill costs at the most."""
     seed: int = 17
+    """Decides the order of the samples, and with it every weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,12 +291,19 @@ class RefineRecipe:
     constitution: str
     """A text file, one principle a line; the packaged one when it is the word `packaged`."""
     judge: Literal["rules", "teacher"] = "rules"
+    """Who says which answer is better: rules that can be checked, or the teacher in words."""
     pairs: int = 64
+    """Pairs of a better and a worse answer."""
     beta: float = 0.1
+    """DPO's hold on the student as it was."""
     learning_rate: float = 5e-6
+    """The highest rate."""
     steps: int = 20
+    """Steps of training."""
     batch: int = 4
+    """Pairs of one step."""
     max_tokens: int = 96
+    """Of an answer that is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +346,7 @@ def read_recipe(file: Path) -> Recipe:
     told["prompts"] = [_located(each, file.parent) for each in told.get("prompts", [])]
     recipe: Recipe = _built(Recipe, told, "")
     _refuse_unlicensed(recipe.teacher)
+    _refuse_impossible(recipe)
     return recipe
 
 
@@ -329,6 +360,38 @@ def _refuse_unlicensed(teacher: TeacherRecipe) -> None:
         raise RecipeError(
             "teacher.licence and teacher.terms must not be empty: they go into the student's card."
         )
+
+
+def _refuse_impossible(recipe: Recipe) -> None:
+    """What each key allows by itself and not in this place."""
+    for table, keys in _SHARES.items():
+        for key in keys:
+            value = getattr(getattr(recipe, table), key)
+            if value > 1:
+                raise RecipeError(f"{table}.{key} is {value}; it takes 0 to 1.")
+    for key in ("tokens", "batch_tokens", "sequence", "checkpoint_steps", "vocabulary_chunk"):
+        if not getattr(recipe.train, key):
+            raise RecipeError(f"train.{key} is 0; it takes at least 1.")
+    if recipe.teacher.api != "engine" and not recipe.teacher.url:
+        raise RecipeError(
+            f"teacher.api is {recipe.teacher.api!r} and teacher.url is missing: give the endpoint's "
+            "base address."
+        )
+    text_only = recipe.teacher.api != "engine" or recipe.teacher.top_k == 0
+    if text_only and recipe.train.loss != "sft":
+        raise RecipeError(
+            f"train.loss is {recipe.train.loss!r} and this teacher gives text only: set it to "
+            "'sft', or run the teacher here with teacher.api = 'engine' and a top_k."
+        )
+    if recipe.student.shape == "model" and not recipe.student.model:
+        raise RecipeError("student.shape is 'model' and student.model is missing: name a folder.")
+
+
+_SHARES = {
+    "collect": ("top_p", "thinking", "near_duplicates"),
+    "train": ("mix", "on_policy", "warmup", "decay", "ema"),
+    "evaluate": ("held_out",),
+}
 
 
 def _located(source: Any, folder: Path) -> Any:
@@ -394,9 +457,9 @@ def _items(told: Any, hints: tuple[Any, ...], where: str) -> tuple[Any, ...]:
 
 def _source(told: Any, where: str) -> Any:
     kind = told.get("kind") if isinstance(told, dict) else None
-    if kind not in _SOURCES:
-        raise RecipeError(f"{where}.kind is {kind!r}; it takes {_listed(tuple(_SOURCES))}.")
-    return _built(_SOURCES[str(kind)], told, where)
+    if kind not in SOURCES:
+        raise RecipeError(f"{where}.kind is {kind!r}; it takes {_listed(tuple(SOURCES))}.")
+    return _built(SOURCES[str(kind)], told, where)
 
 
 def _inside(where: str, key: str) -> str:

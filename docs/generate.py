@@ -1,7 +1,10 @@
 """Writes the pages that are made from the code: `make docs`. A test fails when one is stale."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
+from senryu.distill import recipe
 from senryu.server.serve import FLAGS
 from senryu.server.settings import ServerSettings, as_toml, documented
 
@@ -36,7 +39,57 @@ def configuration() -> str:
     )
 
 
-PAGES = {"configuration.md": configuration}
+def recipes() -> str:
+    """Every key of a recipe for `senryu distill`."""
+    parts = [
+        "# Recipes for `senryu distill`",
+        "",
+        "Made by `make docs` from `distill/recipe.py`; edit that file.",
+        "",
+        "A recipe is a TOML file; [examples/recipes](../examples/recipes) has some to start from.",
+        "An unknown key is an error. Only `[teacher]` is required, with its licence: whether you",
+        "may train on what the teacher writes is for you to find out, and the student's card says",
+        "what you found. Paths are relative to the recipe.",
+    ]
+    for head, shape in _tables():
+        parts += ["", f"## `{head}`", "", *_intro(shape), "| key | default | meaning |"]
+        parts += ["|---|---|---|"]
+        defaults = {each.name: each.default for each in dataclasses.fields(shape)}
+        for name, text in documented(shape).items():
+            default = defaults[name]
+            shown = "" if default in (None, dataclasses.MISSING) else f"`{_toml(default)}`"
+            required = " (required)" if default is dataclasses.MISSING else ""
+            parts.append(f"| `{name}` | {shown}{required} | {text} |")
+    return "\n".join([*parts, ""])
+
+
+def _tables() -> list[tuple[str, type[Any]]]:
+    return [
+        ("[teacher]", recipe.TeacherRecipe),
+        *(("[[prompts]]", shape) for shape in recipe.SOURCES.values()),
+        ("[collect]", recipe.CollectRecipe),
+        ("[student]", recipe.StudentRecipe),
+        ("[train]", recipe.TrainRecipe),
+        ("[evaluate]", recipe.EvaluateRecipe),
+        ("[refine]", recipe.RefineRecipe),
+    ]
+
+
+def _intro(shape: type[Any]) -> list[str]:
+    """What a table is about, without the name that its docstring begins with."""
+    told = " ".join((shape.__doc__ or "").split())
+    if not told.startswith("`kind"):
+        told = told.partition(": ")[2]
+    return [told[0].upper() + told[1:], ""]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(as_toml(item) for item in value) + "]"
+    return as_toml(value)
+
+
+PAGES = {"configuration.md": configuration, "recipes.md": recipes}
 
 
 if __name__ == "__main__":

@@ -8,54 +8,64 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-NOT_BUILT = (
-    "senryu quantize is not built yet: it will turn a model folder or hub id into 4-bit weights "
-    "and show what was lost; until then `senryu quantize embedded` prepares the embedded model."
+EPILOG = (
+    "Weights are rounded to nearest, in groups of 32; calibrated and trained schemes are not built "
+    "yet."
 )
 
 
 def main(argv: list[str]) -> int:
     """0 when done, 1 when the machine stood in the way, 2 when the words were wrong."""
-    wants_help = not argv or argv[0] in ("-h", "--help")
-    if not wants_help and argv[0] != "embedded":
-        print(NOT_BUILT, file=sys.stderr)
-        return 2
+    parser = _parser()
     try:
-        arguments = _parser().parse_args(argv or ["--help"])
+        arguments = parser.parse_args(argv or ["--help"])
+        if arguments.model != "embedded" and arguments.out is None:
+            parser.error("give --out DIR, the folder to write")
+        if arguments.model != "embedded" and arguments.scheme != "w4a16":
+            parser.error("a folder can be made w4a16 only")
     except SystemExit as leave:  # argparse has said why
         return leave.code if isinstance(leave.code, int) else 2
-    return _embedded(arguments.scheme)
+    try:
+        print(_made(arguments))
+    except KeyboardInterrupt:
+        print("Stopped; nothing half-made is left. Run the command again.", file=sys.stderr)
+        return 130
+    except RuntimeError as problem:
+        if type(problem).__name__ not in ("PreparationError", "QuantizeError"):
+            raise
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     from .embedded import SCHEMES
 
     parser = argparse.ArgumentParser(
-        prog="senryu quantize", description="Make 4-bit models.", epilog=NOT_BUILT
+        prog="senryu quantize", description="Make 4-bit models.", epilog=EPILOG
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    embedded = commands.add_parser(
-        "embedded", help="prepare the embedded model and print its folder"
+    parser.add_argument(
+        "model", metavar="MODEL", help="a model folder, or `embedded`: the model in the package"
     )
-    embedded.add_argument(
+    parser.add_argument(
         "--scheme", choices=SCHEMES, default=SCHEMES[0], help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the result goes; `embedded` has its place"
     )
     return parser
 
 
-def _embedded(scheme: str) -> int:
-    from .embedded import PreparationError, prepare
+def _made(arguments: argparse.Namespace) -> Path:
     from .progress import Bar
 
-    try:
-        with Bar() as progress:
-            folder = prepare(scheme=scheme, progress=progress)
-    except PreparationError as problem:
-        print(problem, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped; nothing half-made is left. Run the command again.", file=sys.stderr)
-        return 130
-    print(folder)
-    return 0
+    with Bar() as progress:
+        if arguments.model == "embedded":
+            from .embedded import prepare
+
+            return prepare(scheme=arguments.scheme, progress=progress)
+        from .folder import quantize_folder
+
+        return quantize_folder(Path(arguments.model), arguments.out, progress=progress)
