@@ -1,0 +1,221 @@
+"""Blanks what looks like a secret or a person's data in a logged conversation.
+
+Comes in: a conversation. Goes out: the same with placeholders such as `[e-mail]`, and how many
+there are. Patterns and checksums alone: it errs towards blanking, and cannot know a name or a
+street from other words, so a log still needs the agreement of those who wrote it. It refuses to
+know where the conversation comes from.
+
+Ids that tie a call to its result stay, for they are the client's own counters.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from senryu.server.conversation.messages import (
+    Block,
+    Conversation,
+    ImageBlock,
+    Message,
+    NoteBlock,
+    TextBlock,
+    ThinkingBlock,
+    Tool,
+    ToolDefinitionBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+
+_Judge = Callable[[re.Match[str]], str | None]
+"""What to put in the place of a match; None leaves it."""
+
+
+def redacted(conversation: Conversation) -> tuple[Conversation, int]:
+    """The conversation without them, and how many were blanked."""
+    eraser = _Eraser()
+    return (
+        Conversation(
+            system=tuple(TextBlock(text=eraser.text(block.text)) for block in conversation.system),
+            tools=tuple(eraser.tool(tool) for tool in conversation.tools),
+            messages=tuple(
+                Message(role=each.role, content=tuple(map(eraser.block, each.content)))
+                for each in conversation.messages
+            ),
+        ),
+        eraser.blanked,
+    )
+
+
+def redact_text(text: str) -> tuple[str, int]:
+    """The same for one text."""
+    eraser = _Eraser()
+    return eraser.text(text), eraser.blanked
+
+
+class _Eraser:
+    """Goes through the parts of a conversation and counts."""
+
+    def __init__(self) -> None:
+        self.blanked = 0
+
+    def text(self, text: str) -> str:
+        for pattern, judge in _RULES:
+            text = pattern.sub(partial(self._judged, judge), text)
+        return text
+
+    def _judged(self, judge: _Judge, match: re.Match[str]) -> str:
+        instead = judge(match)
+        if instead is None:
+            return match.group()
+        self.blanked += 1
+        return instead
+
+    def value(self, value: Any) -> Any:
+        """JSON with its texts cleaned; keys stay."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {key: self._field(key, each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(each) for each in value]
+        return value
+
+    def _field(self, key: str, value: Any) -> Any:
+        if isinstance(value, str) and len(value) >= 6 and _SECRET_NAME.search(key):
+            self.blanked += 1
+            return "[secret]"
+        return self.value(value)
+
+    def tool(self, tool: Tool) -> Tool:
+        # The properties of a schema are names, and a `password` among them is no secret.
+        return replace(tool, description=self.text(tool.description))
+
+    def block(self, block: Block) -> Block:
+        match block:
+            case TextBlock() | NoteBlock():
+                return replace(block, text=self.text(block.text))
+            case ThinkingBlock():
+                return replace(block, thinking=self.text(block.thinking))
+            case ToolUseBlock():
+                return replace(block, input=self.value(block.input))
+            case ToolResultBlock():
+                return replace(block, content=tuple(map(self._inner, block.content)))
+            case ToolDefinitionBlock():
+                return replace(block, tool=self.tool(block.tool))
+            case ImageBlock():
+                return block
+
+    def _inner(
+        self, block: TextBlock | ImageBlock | ToolDefinitionBlock
+    ) -> TextBlock | ImageBlock | ToolDefinitionBlock:
+        cleaned = self.block(block)
+        assert isinstance(cleaned, TextBlock | ImageBlock | ToolDefinitionBlock)
+        return cleaned
+
+
+def _always(instead: str) -> _Judge:
+    return lambda match: match.expand(instead)
+
+
+def _card(match: re.Match[str]) -> str | None:
+    """Luhn's check digit (ISO/IEC 7812) tells a card's number from another."""
+    digits = [int(each) for each in match.group() if each.isdigit()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
+    valid = (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    return "[card number]" if valid and 13 <= len(digits) <= 19 and any(digits) else None
+
+
+def _phone(match: re.Match[str]) -> str | None:
+    count = sum(each.isdigit() for each in match.group())
+    return "[phone number]" if 8 <= count <= 15 else None
+
+
+def _network_address(match: re.Match[str]) -> str | None:
+    try:
+        address = ipaddress.ip_address(match.group())
+    except ValueError:
+        return None
+    # Those that mean the same on every machine say nothing about one.
+    return None if address.is_loopback or address.is_unspecified else "[IP address]"
+
+
+def _random_looking(match: re.Match[str]) -> str | None:
+    """Letters and digits without the habits of words: many different ones, in no order."""
+    text = match.group()
+    digits = sum(each.isdigit() for each in text)
+    hexadecimal = re.fullmatch(r"[0-9a-fA-F-]+", text) is not None
+    mixed = any(each.islower() for each in text) and any(each.isupper() for each in text)
+    if digits < 3 or not (mixed or hexadecimal):
+        return None
+    return "[secret]" if _bits(text) >= (3.0 if hexadecimal else 3.9) else None
+
+
+def _bits(text: str) -> float:
+    """Shannon's entropy of its characters."""
+    counts = Counter(text).values()
+    return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
+
+
+_SECRET_NAME = re.compile(
+    r"(?i:pass(?:word|wd|phrase)|secret|credential|api[_-]?key|private[_-]?key|"
+    r"(?:access|auth|refresh|session)[_-]?(?:key|token))"
+)
+
+# In this order: what has a clear form goes first, so that nothing of it is left for the guesses.
+_RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
+    (
+        re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL),
+        _always("[private key]"),
+    ),
+    # The password in an address.
+    (re.compile(r"(://)[^\s/:@]*:[^\s/@]+@"), _always(r"\1[secret]@")),
+    (
+        re.compile(r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}\b"),
+        _always("[e-mail]"),
+    ),
+    # Tokens that name their kind at the beginning, and JSON Web Tokens.
+    (
+        re.compile(
+            r"\b(?:sk-|pk-|rk_live_|sk_live_|gh[opsur]_|github_pat_|glpat-|xox[abeprs]-|hf_|npm_|"
+            r"pypi-|AKIA|ASIA|AIza|ya29\.|eyJ[\w-]{10,}\.)[\w.~+/=-]{12,}"
+        ),
+        _always("[secret]"),
+    ),
+    (re.compile(r"\b(Bearer|Basic)[ \t]+[\w.~+/-]{12,}=*", re.IGNORECASE), _always(r"\1 [secret]")),
+    # A name, an equals sign or a colon, and the secret.
+    (
+        re.compile(
+            rf"({_SECRET_NAME.pattern}[\w-]*[\"']?[ \t]*(?:=>|[:=])[ \t]*[\"']?)"
+            r"(?!\[)[^\s\"',;]{6,}"
+        ),
+        _always(r"\1[secret]"),
+    ),
+    (
+        re.compile(r"((?:/home|/Users|[\\/]Users)[\\/]+)(?!\[)[^\s\\/:\"'<>|]+"),
+        _always(r"\1[user]"),
+    ),
+    (re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)"), _network_address),
+    (
+        re.compile(r"(?<![\w:])[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){3,7}(?![\w:])"),
+        _network_address,
+    ),
+    (re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])"), _card),
+    # +49 30 901820, (030) 901820, 020 7946 0958, 555-010-4477; dates and decimals are none.
+    (
+        re.compile(
+            r"(?<![\w.,+-])(?:\+\d{1,3}(?:[ .()/-]{0,2}\d){6,13}"
+            r"|\(\d{2,5}\)[ -]?\d(?:[ -]?\d){4,9}"
+            r"|0\d{1,4}[ /-]\d(?:[ -]?\d){4,9}"
+            r"|\d{3}[ .-]\d{3}[ .-]\d{4})(?![\w-]|\.\d)"
+        ),
+        _phone,
+    ),
+    (re.compile(r"(?<![\w+/=-])[\w+/-]{20,}={0,2}(?![\w+/=-])", re.ASCII), _random_looking),
+)
