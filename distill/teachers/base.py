@@ -30,9 +30,10 @@ class TopK:
     ids: np.ndarray
     """int32 [n, k], most probable first."""
     logprobs: np.ndarray
-    """float32 [n, k], natural logarithms of the teacher's unaltered distribution (temperature 1,
-    no cut). A row of -inf beyond its first entry, 0.0, stands for one certain token: the position
-    was held to a grammar, and what the teacher would have liked there is not what it was asked."""
+    """float32 [n, k], natural logarithms of the teacher's own distribution (temperature 1, no
+    cut). Where the answer was held to a grammar, it is the distribution over what that allows, and
+    what it forbids is -inf: a row of -inf beyond its first entry, 0.0, stands for one certain
+    token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

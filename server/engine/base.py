@@ -29,6 +29,20 @@ class FinishReason(Enum):
     LENGTH = auto()
 
 
+@dataclass(slots=True)
+class TopTokens:
+    """The most probable tokens at the place of each token of an event, most probable first.
+
+    Of the model's own distribution: temperature and cuts change nothing in it. Where a grammar
+    holds the answer, the tokens that it forbids have the logarithm -inf, and the others share all
+    that is probable.
+    """
+
+    ids: Sequence[Sequence[int]]
+    logprobs: Sequence[Sequence[float]]
+    """Natural logarithms."""
+
+
 @dataclass(slots=True)  # one is made for each token: frozen would triple its cost
 class TokenEvent:
     """What one engine step adds. `text` may be empty while a character is incomplete."""
@@ -38,6 +52,8 @@ class TokenEvent:
     finish: FinishReason | None = None
     # Prompt tokens that the engine found in its KV cache.
     cached_tokens: int = 0
+    # Only where the sampling asks for it.
+    top: TopTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from senryu.server.turn.dialects.base import Dialect
 from .base import Choice, EngineError
 
 GIB = 2**30
+LONG_PROMPT = 256
+"""Tokens of one prompt that a CPU reads in a step while others wait: about a second."""
 
 # Versions of vLLM that we start, as (lowest, first beyond). Our tests run 0.32 on a CPU. On a GPU
 # 0.26 and 0.32 take these arguments, as their sources say; neither has been run there yet.
@@ -72,6 +74,7 @@ def vllm_arguments(
         "mm_processor_cache_gb": 1,  # in this process and in the engine's: some fifty images
         "skip_mm_profiling": on_cpu,  # nothing depends on it where the KV memory is given in bytes
         "disable_log_stats": True,
+        "max_logprobs": -1,  # no bound: clients cannot ask for any, and a teacher's reader may
     }
     environment = {
         # A forked child has loaded vLLM's plug-ins already, so the lifeline would not be held
@@ -96,6 +99,10 @@ def vllm_arguments(
         engine["block_size"] = block
     if on_cpu:
         choices.append(_threads(settings, environment, device))
+        # A step that reads 2,048 tokens takes 9 seconds here, and all others wait for it. So a long
+        # prompt is read a little at a time, with room beside it for the next one that comes.
+        window = settings.window or model.trained_window or LONG_PROMPT
+        engine["long_prefill_token_threshold"] = min(LONG_PROMPT, window)
     return VllmArguments(
         engine=engine,
         environment=environment,

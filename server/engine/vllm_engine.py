@@ -14,6 +14,7 @@ from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from senryu.server import lifeline
@@ -24,7 +25,15 @@ from senryu.server.turn.dialects.base import Dialect
 from senryu.server.turn.prompt import ChatTokenizer, Prompt, build_prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
-from .base import Choice, EngineCard, EngineError, FinishReason, PromptRefused, TokenEvent
+from .base import (
+    Choice,
+    EngineCard,
+    EngineError,
+    FinishReason,
+    PromptRefused,
+    TokenEvent,
+    TopTokens,
+)
 from .grammar_check import GrammarCheck
 from .quiet import cause_in, printing_to
 from .vllm_arguments import TESTED, VllmArguments
@@ -198,11 +207,15 @@ class VllmEngine:
             if isinstance(prompt, _SeenPrompt)
             else TokensPrompt(prompt_token_ids=prompt.token_ids)
         )
-        outputs = self._llm.generate(asked, _sampling_params(sampling), request_id)
+        params = _sampling_params(sampling)
+        read: Callable[[Any], TokenEvent] = _token_event
+        if sampling.top_logprobs:
+            read = _Speller(self._llm.tokenizer, prompt.token_ids, params, request_id).event
+        outputs = self._llm.generate(asked, params, request_id)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
-                    yield _token_event(output)
+                    yield read(output)
         except EngineDeadError as error:
             raise EngineError("The engine has stopped; restart the server") from error
         except EngineGenerateError as error:
@@ -257,6 +270,10 @@ def _sampling_params(sampling: Sampling) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        seed=sampling.seed,
+        logprobs=sampling.top_logprobs or None,
+        flat_logprobs=bool(sampling.top_logprobs),
+        detokenize=not sampling.top_logprobs,  # see _Speller
         output_kind=RequestOutputKind.DELTA,
         structured_outputs=(
             None
@@ -277,3 +294,42 @@ def _token_event(output: Any) -> TokenEvent:
         if finish is None:  # abort, error: never to be mistaken for a normal end
             raise EngineError("The engine broke off this request; try it again")
     return TokenEvent(completion.token_ids, completion.text, finish, output.num_cached_tokens or 0)
+
+
+class _Speller:
+    """Reads an answer that comes with the most probable tokens of each place.
+
+    vLLM would spell out every one of them, a hundred times the work of the answer's own text and
+    nobody reads it. So it is asked to spell nothing, and its own speller is used here for the
+    tokens that were drawn: the text is the same.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: list[int], params: Any, request_id: str) -> None:
+        from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+        asked = SimpleNamespace(
+            request_id=request_id,
+            prompt_token_ids=prompt,
+            prompt_embeds=None,
+            sampling_params=params,
+        )
+        self._spelling = IncrementalDetokenizer.from_new_request(tokenizer, asked)
+
+    def event(self, output: Any) -> TokenEvent:
+        event = _token_event(output)
+        self._spelling.update(list(event.token_ids), event.finish is FinishReason.STOP)
+        event.text = self._spelling.get_next_output_text(event.finish is not None, True)
+        event.top = _top_tokens(output.outputs[0].logprobs)
+        return event
+
+
+def _top_tokens(flat: Any) -> TopTokens | None:
+    """Of each place, without the first entry: that is the token that was drawn, whatever its rank,
+    and it stands in its place among the others too if it is one of them."""
+    if flat is None:
+        return None
+    places = list(zip(flat.start_indices, flat.end_indices, strict=True))
+    return TopTokens(
+        [flat.token_ids[start + 1 : end] for start, end in places],
+        [flat.logprobs[start + 1 : end] for start, end in places],
+    )

@@ -58,6 +58,7 @@ def test_what_is_common_to_every_machine(device: Device) -> None:
     assert engine["served_model_name"] == "org/m"
     assert engine["enable_prefix_caching"] is True
     assert engine["scheduling_policy"] == "priority"
+    assert engine["max_logprobs"] == -1, "a teacher may store any number of them"
     assert engine["limit_mm_per_prompt"] == {"image": 600, "video": 0, "audio": 0}
     assert arguments(device).created_at == MODEL.created_at
     assert arguments(device).dialect == MODEL.dialect
@@ -206,3 +207,9 @@ def test_what_was_set_by_hand_gives_the_setting_as_its_reason(
     settings: dict[str, Any], name: str, why: str
 ) -> None:
     assert choice(arguments(**settings), name)[1] == why
+
+
+def test_a_long_prompt_does_not_hold_up_others_on_a_cpu() -> None:
+    assert arguments(CPU).engine["long_prefill_token_threshold"] == 256
+    assert arguments(CPU, window=128).engine["long_prefill_token_threshold"] == 128
+    assert "long_prefill_token_threshold" not in arguments(GPU).engine
