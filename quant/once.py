@@ -34,16 +34,17 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def make_once(final: Path, fill: Fill, progress: Progress) -> Path:
-    """`final`, made by `fill` unless it is there and whole; a damaged one is made again."""
-    if damage(final) is None:
+def make_once(final: Path, fill: Fill, progress: Progress, *, again: bool = False) -> Path:
+    """`final`, made by `fill` unless it is there and whole; a damaged one is made again. With
+    `again` a whole one is replaced too."""
+    if not again and damage(final) is None:
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     with _alone(final, progress):
-        found = damage(final)  # again: another process may have made it while we waited
-        if found is None:
+        found = damage(final)  # once more: another process may have made it while we waited
+        if found is None and not again:
             return final
-        if final.exists():
+        if found is not None and final.exists():
             progress.say(f"{found} Preparing it again.")
         _make_alone(final, fill)
     return final

@@ -1,0 +1,34 @@
+"""A student that somebody else made: a model folder or a hub id.
+
+Comes in: its name. Goes out: the folder. It also opens a student's own folder again, whatever its
+shape.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from senryu.distill.errors import DistillError
+from senryu.server.engine.base import EngineError
+from senryu.server.engine.model_folder import find_model
+
+from . import base
+
+
+def find(model: str) -> Path:
+    """The folder of a model. Raises DistillError when it cannot be had."""
+    try:
+        return find_model(model)
+    except EngineError as problem:
+        raise DistillError(f"{problem}.") from problem
+
+
+def open_model(folder: Path) -> tuple[Any, Any]:
+    """Model (float32) and tokenizer of a folder: a teacher's, or a student's that was saved."""
+    config = base.open_config(folder)
+    if config.model_type == "nemotron-nas":
+        from .layerwise import register_model
+
+        register_model()
+    return base.open_weights(folder, config), base.open_tokenizer(folder)
