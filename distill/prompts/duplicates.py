@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import cache
 from typing import Any, Literal
 
 _RUN = 5
@@ -39,6 +40,7 @@ class Distinct:
         self._exact: set[bytes] = set()
         self._sketches: list[Any] = []
         self._index: Any = None
+        self._latest: tuple[list[str], Any] | None = None
 
     def repeated(self, text: list[str]) -> Literal["exact", "near"] | None:
         """What the words repeat; nothing is kept of them."""
@@ -46,7 +48,7 @@ class Distinct:
             return "exact"
         if self._index is None or not self._sketched(text):
             return None
-        sketch = _sketch(text)
+        sketch = self._sketch(text)
         found = (self._sketches[place] for place in self._index.query(sketch))
         return "near" if any(sketch.jaccard(each) > self._near for each in found) else None
 
@@ -58,7 +60,7 @@ class Distinct:
             from datasketch import MinHashLSH
 
             self._index = MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
-        sketch = _sketch(text)
+        sketch = self._sketch(text)
         self._index.insert(len(self._sketches), sketch)
         self._sketches.append(sketch)
 
@@ -66,15 +68,29 @@ class Distinct:
         """A text of fewer words has no run to share: only equal ones are duplicates of it."""
         return self._near < 1 and len(text) >= _RUN
 
+    def _sketch(self, text: list[str]) -> Any:
+        """What is asked for is mostly added right after."""
+        if self._latest is None or self._latest[0] is not text:
+            self._latest = (text, _sketch(text))
+        return self._latest[1]
+
 
 def _name(text: list[str]) -> bytes:
     return hashlib.blake2b(" ".join(text).encode(), digest_size=16).digest()
 
 
 def _sketch(text: list[str]) -> Any:
-    from datasketch import LeanMinHash, MinHash
+    from datasketch import LeanMinHash
 
     runs = {" ".join(text[at : at + _RUN]) for at in range(len(text) - _RUN + 1)}
-    sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    sketch = _empty().copy()
     sketch.update_batch([run.encode() for run in sorted(runs)])
     return LeanMinHash(sketch)
+
+
+@cache
+def _empty() -> Any:
+    """Its permutations take longer to draw than a prompt to be sketched."""
+    from datasketch import MinHash
+
+    return MinHash(num_perm=_PERMUTATIONS, seed=1)

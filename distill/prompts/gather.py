@@ -72,7 +72,7 @@ def _say_all(tasks: list[Task], recipe: Recipe, progress: Progress) -> None:
     if not tasks:
         raise DistillError("The recipe's sources gave no prompt at all: add one that holds some.")
     held_out = sum(task.held_out for task in tasks)
-    progress.say(f"  {len(tasks)} prompts, {held_out} of them held out")
+    progress.say(f"  {_prompts(len(tasks))}, {held_out} of them held out")
     if recipe.evaluate.held_out and not 0 < held_out < len(tasks):
         missing = "nothing to measure with" if not held_out else "nothing to train on"
         progress.say(f"  So few prompts leave {missing}: add some, or change evaluate.held_out.")
@@ -225,13 +225,17 @@ class _Source:
     def told(self) -> str:
         """In words what was found."""
         wanted, gathered = _wanted(self._source), self.tally["gathered"]
-        first = f"{gathered} prompts"
+        first = _prompts(gathered)
         if wanted and gathered < wanted:
             first = f"{gathered} of the {wanted} prompts that are wanted"
         others = [
             f"{count} {name}" for name, count in sorted(self.tally.items()) if name != "gathered"
         ]
         return f"{_label(self._source)}: " + ", ".join([first, *others])
+
+
+def _prompts(count: int) -> str:
+    return f"{count} prompt{'' if count == 1 else 's'}"
 
 
 async def _one_by_one(tasks: Iterator[Task]) -> AsyncIterator[Task]:

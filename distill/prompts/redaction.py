@@ -168,6 +168,7 @@ _SECRET_NAME = re.compile(
     r"(?:access|auth|refresh|session)[_-]?(?:key|token))"
 )
 
+# Lengths are bounded wherever a pattern could start anew at each character of a long text.
 # In this order: what has a clear form goes first, so that nothing of it is left for the guesses.
 _RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
     (
@@ -184,7 +185,7 @@ _RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
     (
         re.compile(
             r"\b(?:sk-|pk-|rk_live_|sk_live_|gh[opsur]_|github_pat_|glpat-|xox[abeprs]-|hf_|npm_|"
-            r"pypi-|AKIA|ASIA|AIza|ya29\.|eyJ[\w-]{10,}\.)[\w.~+/=-]{12,}"
+            r"pypi-|AKIA|ASIA|AIza|ya29\.|eyJ[\w-]{10,400}\.)[\w.~+/=-]{12,}"
         ),
         _always("[secret]"),
     ),
@@ -192,7 +193,7 @@ _RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
     # A name, an equals sign or a colon, and the secret.
     (
         re.compile(
-            rf"({_SECRET_NAME.pattern}[\w-]*[\"']?[ \t]*(?:=>|[:=])[ \t]*[\"']?)"
+            rf"({_SECRET_NAME.pattern}[\w-]{{0,40}}[\"']?[ \t]*(?:=>|[:=])[ \t]*[\"']?)"
             r"(?!\[)[^\s\"',;]{6,}"
         ),
         _always(r"\1[secret]"),

@@ -13,7 +13,6 @@ import hashlib
 import re
 from collections import Counter, deque
 from collections.abc import AsyncIterator
-from itertools import count
 
 from senryu.distill.recipe import SelfSource
 from senryu.distill.teachers.base import Teacher
@@ -39,7 +38,8 @@ async def made_up(
     """At most `tries` tasks. `salt` draws the seeds: another one gives other prompts.
     `tally["tried"]` counts the turns that were looked at, and every reason of `fault` those that
     were passed over. Raises DistillError when the teacher fails."""
-    room = asyncio.Semaphore(max(1, streams))
+    streams = max(1, streams)
+    room = asyncio.Semaphore(streams)
     sampling = Sampling(max_tokens=source.max_tokens, temperature=source.temperature)
 
     async def turn(number: int) -> str | None:
@@ -52,7 +52,7 @@ async def made_up(
     # Twice as many are under way as run: a slow one at the head does not leave the others idle.
     pending: deque[asyncio.Task[str | None]] = deque()
     try:
-        for _ in count():
+        while True:
             while len(pending) < 2 * streams and (number := next(numbers, None)) is not None:
                 pending.append(asyncio.create_task(turn(number)))
             if not pending:

@@ -64,18 +64,6 @@ def tool_tasks(source: ToolsSource) -> Iterator[Task]:
         yield _task(subjects, number, dice, source, f"tools {name}")
 
 
-def most_asks(source: ToolsSource) -> int:
-    """How many different asks the file can make. Raises DistillError."""
-    total = 0
-    for subject in read_subjects(source.path):
-        for ask in subject.asks:
-            ways = 1
-            for place in set(_PLACE.findall(ask)) & subject.fillers.keys():
-                ways *= len(set(subject.fillers[place]))
-            total += ways
-    return total
-
-
 def _task(
     subjects: tuple[Subject, ...], number: int, dice: Random, source: ToolsSource, label: str
 ) -> Task:

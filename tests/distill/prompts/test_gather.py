@@ -77,8 +77,8 @@ def test_all_sources_come_in_their_order(
         ["file", "requests"] + ["tools"] * 3 + ["self"] * 4
     )
     assert listener.said == [
-        "  file prompts.jsonl: 1 prompts, 1 duplicates",
-        "  requests log.jsonl: 1 prompts, 1 redacted, 1 unreadable",
+        "  file prompts.jsonl: 1 prompt, 1 duplicates",
+        "  requests log.jsonl: 1 prompt, 1 redacted, 1 unreadable",
         "  tools packaged: 3 prompts",
         "  self: 4 prompts, 4 tried",
         "  9 prompts, 0 of them held out",

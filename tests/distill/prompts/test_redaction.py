@@ -125,5 +125,6 @@ def test_blanking_twice_changes_nothing() -> None:
 
 def test_a_long_line_is_read_in_no_time() -> None:
     """No pattern tries the same characters again and again."""
-    for text in ("a" * 100_000, "1 " * 50_000, "a." * 50_000, "x@" * 50_000, "1:" * 50_000):
-        redact_text(text)
+    bits = ("a", "1 ", "a.", "x@", "1:", "secret", "eyJ-", "://", "://a:", "+1", "sk-", "bearer ")
+    for bit in bits:
+        redact_text(bit * (100_000 // len(bit)))
