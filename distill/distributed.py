@@ -95,7 +95,6 @@ def gathered(tree: Any) -> Any:
     return tree
 
 
-@torch.no_grad()
 def put(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, spread as `like` is and on its device."""
     value = value.to(like.device)
@@ -113,13 +112,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 entries[name] = put(value, weight)
 
 
-@torch.no_grad()
 def clip(weights: Sequence[nn.Parameter], limit: float) -> float:
     """Shorten the gradients to a common norm of at most `limit`; 0 shortens nothing. The norm as
     it was before."""
-    norm = nn.utils.get_total_norm([each.grad for each in weights if each.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    if limit and float(norm) > limit:
-        nn.utils.clip_grads_with_norm_(weights, limit, norm)
-    return float(norm)
+    with torch.no_grad():
+        norm = nn.utils.get_total_norm([each.grad for each in weights if each.grad is not None])
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if limit and float(norm) > limit:
+            nn.utils.clip_grads_with_norm_(weights, limit, norm)
+        return float(norm)

@@ -56,15 +56,15 @@ class Master:
         packed = packing.epoch_rows(sizes, length, self._recipe.seed, step)
         return [[written[each] for each in row] for row in packed]
 
-    @torch.no_grad()
     def states(self, batch: Batch) -> dict[str, Any]:
         """What `Learner.forward` wants to know for the matching of hidden states."""
-        if not self._matched:
-            return {}
-        with self._cast:
-            _, states = run(self._model, batch, states=True)
-        return {
-            "teacher_states": states,
-            "matched": self._matched,
-            "hidden_weight": self._recipe.hidden_weight,
-        }
+        with torch.no_grad():
+            if not self._matched:
+                return {}
+            with self._cast:
+                _, states = run(self._model, batch, states=True)
+            return {
+                "teacher_states": states,
+                "matched": self._matched,
+                "hidden_weight": self._recipe.hidden_weight,
+            }

@@ -35,21 +35,21 @@ def prompt_of(lesson: Lesson) -> np.ndarray:
     return lesson.token_ids[: int(np.argmax(lesson.loss_mask))]
 
 
-@torch.no_grad()
 def write(
     student: Any, teacher: Any, prompts: Sequence[np.ndarray], *, tokens: int, top_k: int
 ) -> list[Written]:
     """One answer of at most `tokens` tokens to each prompt, scored."""
-    was_training = student.training
-    student.eval()  # gradient checkpointing, which has no cache, is for training alone
-    try:
-        answers = _answers(student, prompts, tokens)
-    finally:
-        student.train(was_training)
-    return [
-        _scored(teacher, prompt, answer, top_k)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    with torch.no_grad():
+        was_training = student.training
+        student.eval()  # gradient checkpointing, which has no cache, is for training alone
+        try:
+            answers = _answers(student, prompts, tokens)
+        finally:
+            student.train(was_training)
+        return [
+            _scored(teacher, prompt, answer, top_k)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
 
 def _answers(student: Any, prompts: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:

@@ -54,8 +54,7 @@ def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
             group["lr"] = rate
 
 
-@torch.no_grad()
 def follow(average: Sequence[torch.Tensor], weights: Sequence[nn.Parameter], decay: float) -> None:
     """Move the average a little towards the weights."""
     for mean, weight in zip(average, weights, strict=True):
-        mean.lerp_(weight, 1 - decay)
+        mean.lerp_(weight.detach(), 1 - decay)

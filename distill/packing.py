@@ -56,8 +56,12 @@ class Batch:
     targets: Targets
 
     def to(self, device: torch.device) -> Batch:
-        ids = (self.input_ids, self.position_ids, self.where)
-        return Batch(*(each.to(device) for each in ids), self.targets.to(device))
+        return Batch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.where.to(device),
+            self.targets.to(device),
+        )
 
 
 def epoch_rows(lengths: Sequence[int], sequence: int, seed: int, epoch: int) -> list[Row]:

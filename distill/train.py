@@ -111,10 +111,10 @@ def train(
             optimizers.set_rate(makers, rate)
 
             rows = [[lessons[each] for each in row] for row in plan.step(step)]
-            writes = master is not None and writes_at(step, recipe)
+            writer = master if writes_at(step, recipe) else None
             goal = objective
-            if writes:
-                rows = master.have_written(model, rows, top_k, step)
+            if writer is not None:
+                rows = writer.have_written(model, rows, top_k, step)
                 goal = dataclasses.replace(objective, sft_weight=0.0)  # it is no model for itself
             positions = sum(len(learnt(each, recipe.sequence)) for row in rows for each in row)
             mine = rows[ranks.rank :: ranks.world]
@@ -149,7 +149,7 @@ def train(
                 gradient_norm=norm,
                 tokens_per_second=plan.tokens(step) / took,
                 seconds=seconds,
-                on_policy=writes,
+                on_policy=writer is not None,
             )
             if curve is not None:
                 curve.add(point)
@@ -221,18 +221,18 @@ def prepare(
     return learner, weights, optimizers.make(weights, layers, recipe)
 
 
-@torch.no_grad()
 def give_back(
     model: Any, learner: Learner, weights: Sequence[Any], average: Sequence[torch.Tensor]
 ) -> None:
     """Put what was learnt, or its average, into the caller's model."""
-    for weight, mean in zip(weights, average, strict=False):
-        weight.copy_(mean)
-    if learner.student is not model:
-        learnt_weights = distributed.gathered(standing.names(learner))
-        for name, weight in model.named_parameters():
-            weight.copy_(learnt_weights[name])
-    model.eval()
+    with torch.no_grad():
+        for weight, mean in zip(weights, average, strict=False):
+            weight.copy_(mean)
+        if learner.student is not model:
+            learnt_weights = distributed.gathered(standing.names(learner))
+            for name, weight in model.named_parameters():
+                weight.copy_(learnt_weights[name])
+        model.eval()
 
 
 def ending(folder: Path) -> dict[str, Any]:
