@@ -47,6 +47,8 @@ class Ask:
     demands: Demands
     """Tools that may be called, tool choice, thinking."""
     seed: int
+    """For endpoints that take one. A model that runs here draws anew each time: on a CPU vLLM dies
+    of a seeded request whose prompt it reads in pieces (docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

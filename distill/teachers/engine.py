@@ -80,7 +80,7 @@ class EngineTeacher:
         except ValueError:  # the template refuses what came before
             return None
         prompt = Prompt(token_ids=ids)
-        free = replace(sampling, grammar=None, top_logprobs=0, seed=seed)
+        free = replace(sampling, grammar=None, top_logprobs=0)
         text = ""
         async with self._room, aclosing(self._events(prompt, free)) as events:
             async for event in events:
@@ -112,7 +112,6 @@ class EngineTeacher:
                 ask.sampling,
                 max_tokens=allowed,
                 stop_sequences=(),
-                seed=ask.seed,
                 top_logprobs=self._top_k,
                 grammar=answer_grammar(card.dialect, demands, allowed=allowed),
             )

@@ -187,8 +187,6 @@ class Sampling:
     stop_sequences: tuple[str, ...] = ()
     grammar: str | None = None
     """A structural tag (xgrammar's JSON) that every answer fits; None leaves it free."""
-    seed: int | None = None
-    """Draws the same answer again, as far as the engine computes the same; None draws anew."""
     top_logprobs: int = 0
     """How many of the most probable tokens are told with each token that is written."""
 

@@ -270,7 +270,6 @@ def _sampling_params(sampling: Sampling) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
-        seed=sampling.seed,
         logprobs=sampling.top_logprobs or None,
         flat_logprobs=bool(sampling.top_logprobs),
         detokenize=not sampling.top_logprobs,  # see _Speller

@@ -92,7 +92,7 @@ async def test_the_engine_is_asked_as_the_server_asks_it() -> None:
     await one(engine)
     (sampling,) = engine.samplings
     assert (sampling.temperature, sampling.max_tokens) == (0.7, 200)
-    assert (sampling.seed, sampling.top_logprobs, sampling.grammar) == (17, 4, None)
+    assert (sampling.top_logprobs, sampling.grammar) == (4, None)
 
 
 async def test_an_answer_that_was_cut_off_says_so() -> None:
@@ -232,7 +232,6 @@ async def test_it_makes_up_a_users_turn_behind_the_users_mark() -> None:
     engine = TellingEngine(" What is a senryu?\n")
     assert await made_up(engine, system="Of poems.") == "What is a senryu?"
     assert engine.prompts == ["system\nOf poems.\nuser\n"]
-    assert engine.samplings[0].seed == 3
     assert engine.samplings[0].top_logprobs == 0, "nobody learns from it"
 
 
