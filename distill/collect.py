@@ -79,7 +79,8 @@ async def collect(
     tongue: Tongue | None = None,
 ) -> None:
     """Answers that are useless are left out: empty ones, calls of unknown tools or with an input
-    that does not fit. Those that were cut off are kept, without an end.
+    that does not fit. Those that were cut off are kept, without an end. A teacher that thinks does
+    so about the recipe's share of chats, and a sample with a thought is one of the kind `thinking`.
 
     `tongue` is the student's; left out, the one of the recipe's student or of the teacher. Raises
     DistillError; what was answered before is stored.
@@ -204,9 +205,8 @@ class _Collecting:
 
     def _ask(self, task: Task, number: int, conversation: Conversation, choice: ToolChoice) -> Ask:
         how = self._recipe.collect
-        thinks = self._teacher.card.thinks and (
-            task.kind == "thinking" or _share(task.id) < how.thinking
-        )
+        chosen = task.kind == "chat" and _share(task.id) < how.thinking
+        thinks = self._teacher.card.thinks and (task.kind == "thinking" or chosen)
         key = f"{task.id}-{number}"
         tools = _tools(conversation)
         return Ask(
@@ -292,7 +292,7 @@ class _Reader:
         thought = any(isinstance(each, ThinkingBlock) for each in answer.message.content)
         return Sample(
             id=answer.key,
-            kind="thinking" if thought and task.kind == "chat" else task.kind,
+            kind="tools" if task.kind == "tools" else "thinking" if thought else "chat",
             source=task.source,
             held_out=task.held_out,
             conversation=ask.conversation,

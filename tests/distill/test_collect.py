@@ -291,7 +291,7 @@ async def test_a_teacher_of_text_alone_needs_a_students_tokenizer(tmp_path: Path
 async def test_the_teacher_thinks_about_the_share_of_prompts_that_the_recipe_says(
     share: float, thinking: int, tmp_path: Path
 ) -> None:
-    """About prompts of the kind `thinking` always. A thought makes a sample one of that kind."""
+    """Of chats; about prompts of the kind `thinking` always."""
     recipe = replace(RECIPE, collect=replace(RECIPE.collect, thinking=share))
     told = Saying((ThinkingBlock(thinking="Hm."), "Yes."))
     asked = [*tasks(40), task("Think!", 99, kind="thinking")]
@@ -301,6 +301,16 @@ async def test_the_teacher_thinks_about_the_share_of_prompts_that_the_recipe_say
     assert abs(len(wanted) - 1 - thinking) <= (8 if share == 0.5 else 0)
     assert {sample.kind for sample in samples} == {"thinking"}
     assert learnt(samples[-1]) == "Hm.</think>\n\nYes."
+
+
+async def test_a_thought_makes_a_sample_one_of_thinking(tmp_path: Path) -> None:
+    """So whoever measures asks for one there, and only there."""
+    asked = [task("Think!", kind="thinking"), task("Rome?", 1, tools=True)]
+    (chat, tools) = await collected(asked, Saying(("Yes.",)), tmp_path, tongue=STUDENT)
+    assert (chat.kind, tools.kind) == ("chat", "tools")
+    thought = Saying((ThinkingBlock(thinking="Hm."), "Yes."))
+    (chat,) = await collected(asked[:1], thought, tmp_path / "thought", tongue=STUDENT)
+    assert chat.kind == "thinking"
 
 
 async def test_a_teacher_that_breaks_leaves_what_it_answered(tmp_path: Path) -> None:
@@ -321,12 +331,12 @@ async def test_a_teacher_that_breaks_leaves_what_it_answered(tmp_path: Path) -> 
 
 
 async def test_a_seed_is_the_answers_own_and_the_same_every_time(tmp_path: Path) -> None:
-    one, other = TellingEngine(), TellingEngine()
-    await collected(tasks(5), one, tmp_path / "a")
-    await collected(tasks(5), other, tmp_path / "b")
-    seeds = [sampling.seed for sampling in one.samplings]
-    assert sorted(seeds) == sorted(sampling.seed for sampling in other.samplings)
-    assert len(set(seeds)) == 5
+    one, other = Saying(("Yes.",)), Saying(("Yes.",))
+    await collected(tasks(5), one, tmp_path / "a", tongue=STUDENT)
+    await collected(tasks(5), other, tmp_path / "b", tongue=STUDENT)
+    seeds = {ask.key: ask.seed for ask in one.asks}
+    assert seeds == {ask.key: ask.seed for ask in other.asks}
+    assert len(set(seeds.values())) == 5
 
 
 async def test_progress_tells_how_fast_and_how_long(tmp_path: Path) -> None:

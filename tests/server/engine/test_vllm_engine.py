@@ -1,11 +1,13 @@
-"""A build of vLLM that was not tested is refused before anything is loaded."""
+"""A build of vLLM that was not tested is refused before anything is loaded; and what vLLM tells of
+the most probable tokens is read as it is meant."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from senryu.server.engine.base import EngineError
-from senryu.server.engine.vllm_engine import installed_build
+from senryu.server.engine.vllm_engine import _top_tokens, installed_build
 
 
 def install(folder: Path, name: str, version: str) -> None:
@@ -67,3 +69,17 @@ def test_an_xgrammar_that_would_pass_over_a_thoughts_budget_is_refused(
         f"Tool calls and thinking need xgrammar 0.2.6 or later and {version} is installed: "
         "run pip install --upgrade xgrammar"
     )
+
+
+def test_the_token_that_was_drawn_is_not_counted_among_the_most_probable_ones() -> None:
+    """vLLM puts it in front of them, whatever its rank; among them it may stand once more."""
+    told = SimpleNamespace(
+        start_indices=[0, 3],
+        end_indices=[3, 6],
+        token_ids=[7, 5, 7, 99, 1, 2],
+        logprobs=[-1.0, -0.5, -1.0, -9.0, -0.1, -3.0],
+    )
+    top = _top_tokens(told)
+    assert top is not None
+    assert (top.ids, top.logprobs) == ([[5, 7], [1, 2]], [[-0.5, -1.0], [-0.1, -3.0]])
+    assert _top_tokens(None) is None
