@@ -103,9 +103,9 @@ def run(
             stages = [only] if only else list(STAGES)
             job = Run(work=work, diary=diary)
             job.refuse_gaps(stages[0])
-            told = job.go(stages, beside)
+            job.begin(stages)
             (out / "recipe.toml").write_bytes(recipe_file.read_bytes())
-            return told
+            return job.go(stages, beside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +124,13 @@ class Run:
                     f"--only, or with --only {stage} first."
                 )
 
-    def go(self, stages: list[str], beside: tuple[Path, ...]) -> dict[str, Any]:
+    def begin(self, stages: list[str]) -> None:
+        """Raises DistillError where one of them was begun with another recipe."""
         for stage in stages:
             if stage in _DEPENDS:
                 self.diary.begin(stage, self.work.recipe)
+
+    def go(self, stages: list[str], beside: tuple[Path, ...]) -> dict[str, Any]:
         todo = [stage for stage in stages if stage not in self.diary.ended]
         if {"prompts", "collect"} & set(todo):
             asyncio.run(self._ask(todo))
