@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import hidden
+from . import attention, hidden
 from .errors import DistillError
 from .packing import Batch
 from .vocabulary import Objective, head_loss
@@ -65,11 +65,13 @@ class Learner(nn.Module):  # type: ignore[misc]  # torch is untyped here
 def run(model: Any, batch: Batch, *, states: bool = False) -> tuple[Tensor, list[Tensor]]:
     """The last hidden state, and those after each layer if asked for, at the positions that carry
     loss: [n, d]."""
+    known = {"sizes": batch.sizes} if model.config._attn_implementation == attention.NAME else {}
     told = model.model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         use_cache=False,  # with a cache transformers would not see where samples begin
         output_hidden_states=states,
+        **known,
     )
     last = _at(told.last_hidden_state, batch.where)
     return last, [_at(each, batch.where) for each in told.hidden_states] if states else []

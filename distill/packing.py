@@ -54,6 +54,8 @@ class Batch:
     where: torch.Tensor
     """int64 [n]: the places, in the rows laid end to end, after which an answer's token stands."""
     targets: Targets
+    sizes: tuple[int, ...]
+    """Of the samples and fillings, in the rows laid end to end."""
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
@@ -61,6 +63,7 @@ class Batch:
             self.position_ids.to(device),
             self.where.to(device),
             self.targets.to(device),
+            self.sizes,
         )
 
 
@@ -144,7 +147,7 @@ def batch(rows: Sequence[Sequence[Lesson]], sequence: int, top_k: int) -> Batch:
     fewer than `top_k` stored tokens gets impossible ones beside them."""
     input_ids = np.zeros((len(rows), sequence), np.int64)
     position_ids = np.zeros((len(rows), sequence), np.int64)
-    where, targets = [], []
+    where, targets, sizes = [], [], []
     for number, row in enumerate(rows):
         start = 0
         for lesson in row:
@@ -155,7 +158,9 @@ def batch(rows: Sequence[Sequence[Lesson]], sequence: int, top_k: int) -> Batch:
             places = learnt(lesson, sequence)
             where.append(number * sequence + start + places - 1)
             targets.append(_target(lesson, ids[places], top_k))
+            sizes.append(len(ids))
             start = end
+        sizes.append(sequence - start)
         position_ids[number, start:] = np.arange(sequence - start)
     columns = (np.concatenate(each) for each in zip(*targets, strict=True))
     return Batch(
@@ -163,6 +168,7 @@ def batch(rows: Sequence[Sequence[Lesson]], sequence: int, top_k: int) -> Batch:
         torch.from_numpy(position_ids),
         torch.from_numpy(np.concatenate(where)),
         Targets(*(torch.from_numpy(each) for each in columns)),
+        tuple(each for each in sizes if each),
     )
 
 

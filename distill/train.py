@@ -17,7 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from senryu.quant.progress import Progress
 from senryu.server.device import detect
 
-from . import distributed, optimizers, packing, schedule, standing
+from . import allocator, attention, distributed, optimizers, packing, schedule, standing
 from .curve import Curve, Point, read
 from .distributed import Ranks
 from .learner import Learner
@@ -73,7 +73,10 @@ def train(
     """
     lessons = [each for each in samples if len(learnt(each, recipe.sequence))]
     top_k = max((_stored(each) for each in lessons), default=0)
-    with one_sentence(folder), distributed.joined() as ranks, _own_chance(ranks):
+    with ExitStack() as stack:
+        stack.enter_context(one_sentence(folder))
+        ranks = stack.enter_context(distributed.joined())
+        stack.enter_context(_own_chance(ranks))
         refuse(model, lessons, recipe, top_k, ranks, can_ask=teacher is not None)
         dtype = precision(recipe)
         plan = Plan(
@@ -84,6 +87,8 @@ def train(
             seed=recipe.seed,
         )
         learner, weights, makers = prepare(model, recipe, dtype, ranks)
+        stack.enter_context(attention.by_sample(learner.student))
+        stack.enter_context(allocator.keeping())
         average = [each.detach().clone() for each in weights] if recipe.ema else []
         master = Master(teacher, recipe, kept, dtype, ranks) if needs_teacher(recipe) else None
         objective = Objective(loss=recipe.loss, mix=recipe.mix, sft_weight=recipe.sft_weight)
