@@ -21,7 +21,7 @@ def open_config(folder: Path) -> Any:
     """The config of a causal language model that can be trained."""
     from transformers import AutoConfig
 
-    from .layerwise_config import register
+    from .layerwise_config import LayerwiseConfig, register
 
     register()
     try:
@@ -30,6 +30,10 @@ def open_config(folder: Path) -> Any:
         raise DistillError(
             f"{folder} holds no model that transformers knows: {problem}"
         ) from problem
+    if config.model_type == LayerwiseConfig.model_type:
+        from .layerwise import register_model
+
+        register_model()
     if getattr(config, "quantization_config", None):
         raise DistillError(
             f"The weights in {folder} are quantized and cannot be trained or pruned: give the "
@@ -96,10 +100,8 @@ def changed_config(config: Any, fields: dict[str, Any]) -> Any:
     """The same family with other fields. Raises DistillError where the family forbids them."""
     told = config.to_dict()
     layers = fields.get("num_hidden_layers", config.num_hidden_layers)
-    for name, value in told.items():
-        # What is told layer by layer, such as the kinds of attention: repeated or cut to fit.
-        if isinstance(value, list) and len(value) == config.num_hidden_layers != layers:
-            told[name] = [value[place % len(value)] for place in range(layers)]
+    for name, value in by_layer(config).items():  # repeated or cut to fit
+        told[name] = [value[place % len(value)] for place in range(layers)]
     for name, value in fields.items():
         if name != "head_dim" or getattr(config, "head_dim", None) is not None:
             told[name] = value
@@ -117,6 +119,18 @@ def changed_config(config: Any, fields: dict[str, Any]) -> Any:
             "change student.hidden or student.heads."
         ) from problem
     return changed
+
+
+def by_layer(config: Any) -> dict[str, list[Any]]:
+    """What a config tells layer by layer, such as the kinds of attention."""
+    return {
+        name: list(value)
+        for name, value in vars(config).items()
+        if isinstance(value, list | tuple)
+        and len(value) == config.num_hidden_layers
+        and name != "architectures"
+        and not name.endswith("_token_id")
+    }
 
 
 def finished(model: Any) -> Any:

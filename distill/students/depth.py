@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from senryu.distill.errors import DistillError
 from senryu.distill.recipe import StudentRecipe
 
+from . import base
 from .measure import block_influence
 
 
@@ -27,11 +28,8 @@ def prune(model: Any, keep: Sequence[int]) -> Any:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):  # its place in the KV cache
                 module.layer_idx = place
-    before = model.config.num_hidden_layers
-    for name, value in list(vars(model.config).items()):
-        # What is told layer by layer, such as the kinds of attention.
-        if isinstance(value, list | tuple) and len(value) == before:
-            setattr(model.config, name, [value[place] for place in keep])
+    for name, value in base.by_layer(model.config).items():
+        setattr(model.config, name, [value[place] for place in keep])
     model.config.num_hidden_layers = len(layers)
     return model
 

@@ -26,9 +26,9 @@ def find(model: str) -> Path:
 
 def open_model(folder: Path) -> tuple[Any, Any]:
     """Model (float32) and tokenizer of a folder: a teacher's, or a student's that was saved."""
-    config = base.open_config(folder)
-    if config.model_type == "nemotron-nas":
-        from .layerwise import register_model
+    return open_weights(folder), base.open_tokenizer(folder)
 
-        register_model()
-    return base.open_weights(folder, config), base.open_tokenizer(folder)
+
+def open_weights(folder: Path) -> Any:
+    """The model alone."""
+    return base.open_weights(folder, base.open_config(folder))

@@ -35,7 +35,7 @@ class LayerwiseConfig(LlamaConfig):  # type: ignore[misc]  # transformers is unt
     """A Llama's config, and in `block_configs` what each layer has of its own."""
 
     model_type = "nemotron-nas"  # under this name vLLM asks each layer for its KV heads
-    block_configs: list[Any] | None = None
+    block_configs: Any = None  # a list, one of `block` for each layer
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

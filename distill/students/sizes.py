@@ -7,6 +7,7 @@ take, and refuses to know weights, families and files.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Sizes:
 def sizes_of(config: Any) -> Sizes:
     """The sizes that a transformers config tells. Raises DistillError where it tells them in a way
     of its own."""
-    told = {own: getattr(config, field, None) for own, field in _FIELDS.items()}
+    told: dict[str, Any] = {own: getattr(config, field, None) for own, field in _FIELDS.items()}
     for own, value in told.items():
         if not isinstance(value, int):
             raise DistillError(
@@ -91,10 +92,8 @@ def pruned(recipe: StudentRecipe, base: Sizes) -> Sizes:
     """The sizes of a teacher of which only a part stays. What the recipe leaves out stays whole;
     the width of a head always does."""
     group = base.heads // base.kv_heads
-    kv_heads = recipe.kv_heads or base.kv_heads
-    heads = recipe.heads or kv_heads * group
-    if recipe.kv_heads is None and heads % group == 0:
-        kv_heads = heads // group  # whole groups go
+    heads = recipe.heads or (recipe.kv_heads or base.kv_heads) * group
+    kv_heads = recipe.kv_heads or _kept_kv_heads(heads, base)
     sizes = dataclasses.replace(
         base,
         hidden=recipe.hidden or base.hidden,
@@ -121,7 +120,7 @@ def pruned(recipe: StudentRecipe, base: Sizes) -> Sizes:
 def check_kv_heads(heads: int, kv_heads: int, key: str) -> None:
     """Raises DistillError unless the query heads can be shared out evenly."""
     if kv_heads < 1 or heads % kv_heads:
-        fits = [str(each) for each in range(1, heads + 1) if heads % each == 0]
+        fits = _words(each for each in range(1, heads + 1) if heads % each == 0)
         raise DistillError(
             f"{key} is {kv_heads} and the student has {heads} query heads: take "
             f"{_alternatives(fits)}, which share them out evenly."
@@ -152,8 +151,27 @@ def _check(sizes: Sizes, base: Sizes) -> None:
         raise DistillError(
             f"student.hidden = {sizes.hidden} with {sizes.heads} query heads makes heads of width "
             f"{sizes.head_width} and vLLM's attention takes "
-            f"{_alternatives([str(each) for each in HEAD_WIDTHS])}: choose them to fit."
+            f"{_alternatives(_words(HEAD_WIDTHS))}: choose them to fit."
         )
+
+
+def _kept_kv_heads(heads: int, base: Sizes) -> int:
+    """Whole groups go where that leaves so many query heads; else heads go inside the groups."""
+    group = base.heads // base.kv_heads
+    if heads % group == 0:
+        return heads // group
+    for kv_heads in range(base.kv_heads, 0, -1):
+        if heads % kv_heads == 0 and heads // kv_heads <= group:
+            return kv_heads
+    fits = {kv * each for kv in range(1, base.kv_heads + 1) for each in range(1, group + 1)}
+    raise DistillError(
+        f"student.heads is {heads} and pruning takes from {base.kv_heads} KV heads with {group} "
+        f"query heads each, alike from all that stay: take {_alternatives(_words(fits))}."
+    )
+
+
+def _words(numbers: Iterable[int]) -> list[str]:
+    return [str(each) for each in sorted(numbers)]
 
 
 def _scaled(base: Sizes, hidden: int) -> int:

@@ -69,9 +69,8 @@ def prune(model: Any, keep: Sequence[int], sizes: Sizes, measured: Importance) -
 def planned(config: Any, keep: Sequence[int], sizes: Sizes) -> Any:
     """The student's config. Raises DistillError where its family forbids the sizes."""
     fields: dict[str, Any] = sizes.fields | {"num_hidden_layers": len(keep)}
-    for name, value in config.to_dict().items():
-        if isinstance(value, list) and len(value) == config.num_hidden_layers:
-            fields[name] = [value[place] for place in keep]
+    for name, value in base.by_layer(config).items():
+        fields[name] = [value[place] for place in keep]
     return base.changed_config(config, fields)
 
 

@@ -9,11 +9,13 @@ config a plug-in of ours has to bring into each of vLLM's processes, is also ope
 """
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 def main(folders: list[str]) -> None:
     """Prints, for each folder, the tokens that vLLM writes and their log-probabilities."""
     from vllm import LLM, SamplingParams, TokensPrompt
-    from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
 
-    sampling = SamplingParams(max_tokens=TOKENS, temperature=0, ignore_eos=True, logprobs=0)
+    sampling = SamplingParams(
+        max_tokens=TOKENS, temperature=0, ignore_eos=True, logprobs=0, detokenize=False
+    )
     for folder in folders:
+        gc.freeze()  # vLLM collects garbage at each step of its start, of all that was imported
         llm = LLM(
             folder,
+            skip_tokenizer_init=True,
             dtype="float32",  # so that both engines round alike
             enforce_eager=True,
             kv_cache_memory_bytes=2**26,
@@ -62,7 +68,8 @@ def main(folders: list[str]) -> None:
         }
         print("RESULT", json.dumps(told), flush=True)
         del llm
-        cleanup_dist_env_and_memory()
+        destroy_model_parallel()
+        destroy_distributed_environment()
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +129,43 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in SHAPES}
 
 
+@dataclass(frozen=True)
+class Started:
+    """vLLM, at work on all folders while this process opens the layer-wise one."""
+
+    process: "subprocess.Popen[bytes]"
+    said: Path
+
+
 @pytest.fixture(scope="module")
-def told(folders: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """What vLLM wrote with each."""
+def started(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Started]:
     pytest.importorskip("vllm", reason="the engine is not installed: make setup")
-    done = subprocess.run(
-        [sys.executable, __file__, *map(str, folders.values())],
-        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    here = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+    said = tmp_path_factory.mktemp("said") / "output.txt"  # a pipe that nobody reads would fill up
+    with (
+        said.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, __file__, *map(str, folders.values())],
+            env={**os.environ, **here, "OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        yield Started(process, said)
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def told(folders: dict[str, Path], started: Started) -> dict[str, dict[str, Any]]:
+    """What vLLM wrote with each."""
+    status = started.process.wait()
+    said = started.said.read_text()
+    assert status == 0, said[-3000:]
     results = [
         json.loads(line.removeprefix("RESULT "))
-        for line in done.stdout.splitlines()
+        for line in said.splitlines()
         if line.startswith("RESULT ")
     ]
     return dict(zip(folders, results, strict=True))
@@ -145,33 +175,16 @@ def expected_logprobs(folder: Path, tokens: list[int]) -> Any:
     """What transformers thinks of all tokens at the places where `tokens` were written."""
     import torch
 
-    from senryu.distill.students.existing import open_model
+    from senryu.distill.students.existing import open_weights
 
-    model, _ = open_model(folder)
+    model = open_weights(folder)
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([PROMPT + tokens])).logits[0]
     return torch.log_softmax(logits[len(PROMPT) - 1 : -1], dim=-1)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_vllm_computes_what_was_trained(
-    name: str, folders: dict[str, Path], told: dict[str, dict[str, Any]]
-) -> None:
-    """Each token is the most probable one, and as probable as transformers finds it."""
-    tokens, logprobs = told[name]["tokens"], told[name]["logprobs"]
-    expected = expected_logprobs(folders[name], tokens)
-    for place, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-        assert logprob == pytest.approx(float(expected[place, token]), abs=1e-3)
-        assert logprob == pytest.approx(float(expected[place].max()), abs=1e-3)
-
-
-def test_the_shapes_are_different_models(told: dict[str, dict[str, Any]]) -> None:
-    """Else the comparison above would prove little."""
-    assert len({str(each["logprobs"]) for each in told.values()}) == len(SHAPES)
-
-
 @pytest.fixture(scope="module")
-def served(folders: dict[str, Path]) -> Iterator[tuple[asyncio.Runner, Any]]:
+def served(folders: dict[str, Path], started: Started) -> Iterator[tuple[asyncio.Runner, Any]]:
     """The layer-wise student as `senryu serve` opens it: vLLM in three processes."""
     from senryu.server.engine import open_engine
     from senryu.server.settings import ServerSettings
@@ -205,6 +218,23 @@ def test_a_layerwise_student_is_served(
             float(expected[place].max()), abs=1e-3
         )
     assert engine.card.model == "teacher-layerwise"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_vllm_computes_what_was_trained(
+    name: str, folders: dict[str, Path], told: dict[str, dict[str, Any]]
+) -> None:
+    """Each token is the most probable one, and as probable as transformers finds it."""
+    tokens, logprobs = told[name]["tokens"], told[name]["logprobs"]
+    expected = expected_logprobs(folders[name], tokens)
+    for place, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+        assert logprob == pytest.approx(float(expected[place, token]), abs=1e-3)
+        assert logprob == pytest.approx(float(expected[place].max()), abs=1e-3)
+
+
+def test_the_shapes_are_different_models(told: dict[str, dict[str, Any]]) -> None:
+    """Else the comparison above would prove little."""
+    assert len({str(each["logprobs"]) for each in told.values()}) == len(SHAPES)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from senryu.distill.errors import DistillError
+from senryu.distill.recipe import StudentRecipe
+from senryu.distill.students.build import build_student
 from senryu.distill.students.memory import free_memory, parameters, refuse_large
 
 
@@ -17,6 +19,12 @@ def config(layers: int) -> Any:
 
 def test_weights_are_counted_without_being_made(teacher: Path, open_folder: Any) -> None:
     model = open_folder(teacher)
+    assert parameters(model.config) == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_layerwise_student_is_counted_layer_by_layer(teacher: Path) -> None:
+    told = StudentRecipe(shape="layerwise", layers=3, kv_range=(1, 4))
+    model, _ = build_student(told, teacher, seed=0)
     assert parameters(model.config) == sum(weight.numel() for weight in model.parameters())
 
 

@@ -46,5 +46,11 @@ def test_what_cannot_be_served_is_refused(told: dict[str, Any], says: str) -> No
 
 def test_fewer_query_heads_go_in_whole_groups() -> None:
     assert pruned(StudentRecipe(shape="width", heads=6), SMOL).kv_heads == 2
+    assert pruned(StudentRecipe(shape="width", heads=4), SMOL).kv_heads == 2
     assert pruned(StudentRecipe(shape="width", kv_heads=1), SMOL).heads == 3
     assert pruned(StudentRecipe(shape="width", heads=3, kv_heads=3), SMOL).kv_heads == 3
+
+
+def test_query_heads_that_no_pruning_leaves_are_refused() -> None:
+    with pytest.raises(DistillError, match=r"heads is 8 and .* take 1, 2, 3, 4, 6 or 9"):
+        pruned(StudentRecipe(shape="width", heads=8), SMOL)

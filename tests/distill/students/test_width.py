@@ -118,7 +118,7 @@ def test_layers_go_too_when_asked(make_teacher: Any, calibration: Any) -> None:
         ({"ffn": 128}, "student.ffn is 128 and the teacher has 96: pruning only takes away"),
         ({"ffn": 50}, "multiples of 32: set it to 32 or 64"),
         ({"hidden": 100}, "multiples of 32: set it to 96 or 128"),
-        ({"heads": 3}, "student.kv_heads is 2 and the student has 3 query heads: take 1 or 3"),
+        ({"heads": 3}, "student.heads is 3 and pruning takes from 2 KV heads .* take 1, 2 or 4"),
         ({"heads": 4, "kv_heads": 1}, "puts 4 query heads to a KV head and the teacher has 2"),
         ({"hidden": 96, "heads": 4, "kv_heads": 3}, "and the teacher has 2: pruning only"),
     ],
