@@ -29,10 +29,13 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
-def draw(lines: Sequence[Line], *, x: str, y: str, log: bool = False) -> str | None:
+def draw(
+    lines: Sequence[Line], *, x: str, y: str, log: bool = False, height: float = 3.4
+) -> str | None:
     """The curves in one frame, `log` with a logarithmic scale upwards; None without a point."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     shown = [(line.name, thinned(line.points, log=log)) for line in lines[: len(_LINES)]]
     shown = [(name, points) for name, points in shown if points]
@@ -40,11 +43,12 @@ def draw(lines: Sequence[Line], *, x: str, y: str, log: bool = False) -> str | N
         return None
     # Letters stay letters, so that they take the page's font; the salt makes equal drawings equal.
     with rc_context(_STYLE | {"svg.hashsalt": f"{x}{y}{[name for name, _ in shown]}"}):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.2, height), layout="constrained")
         frame = figure.add_subplot()
         for colour, (name, points) in zip(_LINES, shown, strict=False):
             frame.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.6)
         frame.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
+        frame.xaxis.set_major_formatter(EngFormatter(sep=""))
         frame.grid(color=_INK, alpha=0.12, linewidth=0.6)
         frame.spines[["top", "right"]].set_visible(False)
         if len(shown) > 1:
@@ -58,7 +62,7 @@ def draw(lines: Sequence[Line], *, x: str, y: str, log: bool = False) -> str | N
 
 _STYLE = {
     "svg.fonttype": "none",
-    "font.size": 11,
+    "font.size": 13,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,

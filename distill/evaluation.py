@@ -368,5 +368,10 @@ def shown(figure: Figure | None, digits: int = 3, *, scale: float = 1.0) -> str:
     """A figure with its interval, for people."""
     if figure is None:
         return "not known"
-    value, low, high = (f"{each * scale:.{digits}f}" for each in dataclasses.astuple(figure))
+    value, low, high = (number(each * scale, digits) for each in dataclasses.astuple(figure))
     return f"{value} ({low} to {high})"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Where hundreds are meant, nobody reads the thousandths."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"

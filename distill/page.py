@@ -209,12 +209,12 @@ footer { margin-top: 3rem; font-size: .85rem; }
   padding: .75rem 1rem;
 }
 .card > * { display: block; }
-.card strong { font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.card strong { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; min-width: 100%; font-size: .9rem; }
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--edge); }
-th { font-weight: 600; }
+th { font-weight: 600; min-width: 5rem; }
 .numbers td, .numbers thead th:not(:first-child) {
   text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
 }

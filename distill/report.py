@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from .compare import Figure
 from .curve import Point
 from .curves import Line, draw
-from .evaluation import Evaluation, Measures, Other, Share, Spoken, shown
+from .evaluation import Evaluation, Measures, Other, Share, Spoken, number, shown
 from .page import (
     Card,
     Cards,
@@ -71,13 +71,13 @@ def _headline(evaluation: Evaluation) -> Cards:
             cards.append(Card("KL after over before", _bare(relative), _within(relative)))
     if after.agreement:
         was = f"{_percent(before.agreement)} → " if before and before.agreement else ""
-        value = f"{was}{_percent(after.agreement)}"
+        value = f"{was}{_percent(after.agreement)} %"
         cards.append(Card("Same first choice", value, "of the compared positions"))
     if after.perplexity:
-        was = f"{_short(before.perplexity.value)} → " if before and before.perplexity else ""
+        was = f"{number(before.perplexity.value, 2)} → " if before and before.perplexity else ""
         own = after.own_perplexity
-        note = f"the teacher's own: {_short(own.value)}" if own else "on the teacher's answers"
-        cards.append(Card("Perplexity", f"{was}{_short(after.perplexity.value)}", note))
+        note = f"the teacher's own: {number(own.value, 2)}" if own else "on the teacher's answers"
+        cards.append(Card("Perplexity", f"{was}{number(after.perplexity.value, 2)}", note))
     return Cards(tuple(cards))
 
 
@@ -130,14 +130,14 @@ def _curves(curve: Sequence[Point]) -> tuple[Part, ...]:
     rate = [_line("learning rate", curve, lambda point: point.learning_rate)]
     speed = [_line("tokens a second", curve, lambda point: point.tokens_per_second)]
     drawn = (
-        ("Loss and KL, as they were in training.", losses, "nats a token"),
-        ("Learning rate.", rate, "learning rate"),
-        ("Speed.", speed, "tokens a second"),
+        ("Loss and KL, as they were in training.", losses, "nats a token", 3.4),
+        ("Learning rate.", rate, "learning rate", 2.2),
+        ("Speed.", speed, "tokens a second", 2.2),
     )
     return tuple(
         Drawing(svg, caption)
-        for caption, lines, y in drawn
-        if (svg := draw(lines, x="tokens trained on", y=y))
+        for caption, lines, y, height in drawn
+        if (svg := draw(lines, x="tokens trained on", y=y, height=height))
     )
 
 
@@ -282,8 +282,4 @@ def _within(figure: Figure) -> str:
 
 
 def _percent(figure: Figure) -> str:
-    return f"{100 * figure.value:.1f} %"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.2f}" if value < 1000 else f"{value:.3g}"
+    return f"{100 * figure.value:.1f}"

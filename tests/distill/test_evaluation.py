@@ -144,6 +144,7 @@ def test_shares_are_of_what_could_have_been() -> None:
 def test_figures_are_shown_with_their_interval() -> None:
     assert shown(Figure(0.5, 0.4, 0.61)) == "0.500 (0.400 to 0.610)"
     assert shown(Figure(0.5, 0.4, 0.61), 1, scale=100) == "50.0 (40.0 to 61.0)"
+    assert shown(Figure(24_036.7, 1e3, 999.9), 2) == "24,037 (1,000 to 999.90)"
     assert shown(None) == "not known"
 
 

@@ -108,7 +108,7 @@ def test_the_headline_is_kl_before_and_after(told: str) -> None:
     assert "6.000 → 1.500" in head
     assert "0.250" in head
     assert "0.250 to 0.250" in head
-    assert "0.0 %" in head
+    assert "0.0 → 0.0 %" in head
     assert "the teacher&#x27;s own: 1.28" in head
     assert "over the whole vocabulary" in head
 
