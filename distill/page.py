@@ -218,7 +218,7 @@ th { font-weight: 600; min-width: 5rem; }
 .numbers td, .numbers thead th:not(:first-child) {
   text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
 }
-figure { margin: 0 0 1.5rem; }
+figure { margin: 0 0 1.5rem; max-width: 46rem; }
 figure svg { width: 100%; height: auto; display: block; }
 figcaption { font-size: .85rem; }
 pre {

@@ -93,13 +93,13 @@ def _beside(evaluation: Evaluation) -> tuple[Part, ...]:
     own = evaluation.seen_from(evaluation)
     rows = tuple(_run_row(each, own) for each in (own, *evaluation.beside))
     columns = (
-        *("run", "loss", "tokens trained", "KL before", "KL after", "after / before"),
-        *("same first choice", "perplexity", "KL less ours"),
+        *("run", "KL after", "KL less ours", "after / before", "same first choice, %"),
+        *("perplexity", "KL before", "loss", "tokens trained"),
     )
     return (
         Table(columns, rows),
         Text(
-            "All runs were measured on the same held-out samples. The last column compares sample "
+            'All runs were measured on the same held-out samples. "KL less ours" compares sample '
             "by sample; where its interval is above 0, ours is closer to the teacher."
         ),
     )
@@ -108,14 +108,14 @@ def _beside(evaluation: Evaluation) -> tuple[Part, ...]:
 def _run_row(each: Other, own: Other) -> tuple[str, ...]:
     return (
         each.run.name + (" (this)" if each is own else ""),
-        each.run.loss or "not known",
-        f"{each.run.tokens_trained:,}",
-        shown(each.before),
         shown(each.kl),
+        "" if each is own else shown(each.kl_difference),
         shown(each.relative_kl),
         shown(each.agreement, 1, scale=100),
         shown(each.perplexity, 2),
-        "" if each is own else shown(each.kl_difference),
+        shown(each.before),
+        each.run.loss or "not known",
+        f"{each.run.tokens_trained:,}",
     )
 
 
