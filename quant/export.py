@@ -85,7 +85,7 @@ def save(
     compressor: Any | None = None,
 ) -> None:
     """Write weights, config and tokenizer; `compressor` is what `pack` returned, if it ran."""
-    with _no_bars():
+    with no_bars():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     if compressor is not None:
@@ -140,8 +140,8 @@ def _refuse_shape(name: str, weight: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """transformers draws a bar of its own while it saves; ours already stands there."""
+def no_bars() -> Iterator[None]:
+    """transformers draws a bar of its own while it loads and saves; ours already stands there."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

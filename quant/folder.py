@@ -81,8 +81,11 @@ def _load(source: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from .export import no_bars
+
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+        with no_bars():
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     except (ValueError, OSError, KeyError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise QuantizeError(

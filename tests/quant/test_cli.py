@@ -1,38 +1,44 @@
-"""Promises of the quant and distill doors: light, honest about what is not there yet."""
+"""Promises of the quant door: light, and honest in its exit status."""
 
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from senryu.distill.cli import main as distill
 from senryu.quant.cli import main as quant
 
 
-@pytest.mark.parametrize("words", [["some/model"], ["--to", "int4"], ["some/model", "--help"]])
-def test_quantize_says_what_it_cannot_do_yet(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["some/model"], "give --out DIR"),
+        (["some/model", "--out", "x", "--scheme", "bf16"], "w4a16 only"),
+        (["--to", "int4"], "MODEL"),
+    ],
+)
+def test_wrong_words_are_named(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert quant(words) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("senryu quantize is not built yet: ")
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_no_model_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quant([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"{tmp_path} is not a model folder")
     assert err.count("\n") == 1
-
-
-def test_distill_says_what_will_come(capsys: pytest.CaptureFixture[str]) -> None:
-    assert distill([]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("senryu distill is not built yet: ")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["embedded", "--help"]])
 def test_help_ends_well(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert quant(words) == 0
     assert "embedded" in capsys.readouterr().out
-    assert distill(["--help"]) == 0
 
 
 def test_an_unknown_scheme_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,133 @@
+"""Stages run in their order, each once, and only with the recipe that they were begun with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from senryu.distill.errors import DistillError
+from senryu.distill.recipe import Recipe, TeacherRecipe, TrainRecipe
+from senryu.distill.run import STAGES, Diary, Run, run
+from senryu.quant.progress import Silent
+
+TEACHER = TeacherRecipe(licence="Apache-2.0", allows_training=True, terms="It says so.")
+
+
+class Notes:
+    """A workshop that only writes down what it is asked to do."""
+
+    def __init__(self, out: Path, recipe: Recipe, *, fails: str = "") -> None:
+        self.out, self.recipe = out, recipe
+        self.done: list[str] = []
+        self._fails = fails
+
+    @contextlib.asynccontextmanager
+    async def teacher(self) -> AsyncIterator[None]:
+        yield
+        self.done.append("teacher closed")
+
+    async def gather(self, teacher: None) -> list[Any]:
+        self._do("prompts")
+        return []
+
+    async def collect(self, tasks: list[Any], teacher: None) -> None:
+        self._do("collect")
+
+    def train(self) -> None:
+        self._do("train")
+
+    def evaluate(self, beside: tuple[Path, ...]) -> dict[str, Any]:
+        self._do("evaluate")
+        return {"kl": 1.0}
+
+    def _do(self, stage: str) -> None:
+        if stage == self._fails:
+            raise DistillError(f"{stage} failed.")
+        self.done.append(stage)
+
+
+def go(notes: Notes, *stages: str) -> dict[str, Any]:
+    job = Run(work=notes, diary=Diary.read(notes.out / "run.json"))  # type: ignore[arg-type]
+    job.refuse_gaps(stages[0] if stages else STAGES[0])
+    job.begin(list(stages or STAGES))
+    return job.go(list(stages or STAGES), ())
+
+
+def notes(out: Path, *, fails: str = "", **parts: Any) -> Notes:
+    return Notes(out, Recipe(teacher=TEACHER, **parts), fails=fails)
+
+
+def test_all_stages_run_in_order_and_the_teacher_is_gone_before_training(tmp_path: Path) -> None:
+    work = notes(tmp_path)
+    told = go(work)
+    assert work.done == ["prompts", "collect", "teacher closed", "train", "evaluate"]
+    assert told["kl"] == 1.0
+    assert set(told["stage_seconds"]) == set(STAGES)
+
+
+def test_what_is_done_is_not_done_again_but_measuring_is(tmp_path: Path) -> None:
+    go(notes(tmp_path))
+    again = notes(tmp_path)
+    go(again)
+    assert again.done == ["evaluate"]
+
+
+def test_a_stage_that_failed_is_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(DistillError, match="train failed"):
+        go(notes(tmp_path, fails="train"))
+    again = notes(tmp_path)
+    go(again)
+    assert again.done == ["train", "evaluate"]
+
+
+def test_one_stage_alone_needs_those_before_it(tmp_path: Path) -> None:
+    with pytest.raises(DistillError, match="The stage 'prompts' has not been done"):
+        go(notes(tmp_path), "train")
+    go(notes(tmp_path), "prompts")
+    with pytest.raises(DistillError, match="The stage 'collect' has not been done"):
+        go(notes(tmp_path), "train")
+
+
+def test_another_recipe_does_not_mix_with_what_lies_there(tmp_path: Path) -> None:
+    go(notes(tmp_path))
+    with pytest.raises(DistillError, match="holds the stage 'train' of another recipe"):
+        go(notes(tmp_path, train=TrainRecipe(tokens=7)))
+
+
+def test_how_it_is_measured_may_change(tmp_path: Path) -> None:
+    from senryu.distill.recipe import EvaluateRecipe
+
+    go(notes(tmp_path))
+    go(notes(tmp_path, evaluate=EvaluateRecipe(max_samples=3)))
+
+
+def test_a_damaged_diary_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"bogus": 1}')
+    with pytest.raises(DistillError, match=r"run\.json is damaged"):
+        go(notes(tmp_path))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        '[teacher]\nlicence = "Apache-2.0"\nallows_training = true\nterms = "It says so."\n'
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(DistillError, match="Another run is at work"):
+        run(recipe, out, only=None, beside=(), progress=Silent())
+
+
+def test_time_is_counted_over_all_attempts(tmp_path: Path) -> None:
+    diary = Diary(file=tmp_path / "run.json", seconds={"train": 100.0})
+    with pytest.raises(ZeroDivisionError), diary.timed("train"):
+        raise ZeroDivisionError
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["seconds"]["train"] >= 100.0
+    assert told["ended"] == []
