@@ -38,8 +38,8 @@ class TopTokens:
     that is probable.
     """
 
-    ids: Sequence[Sequence[int]]
-    logprobs: Sequence[Sequence[float]]
+    ids: list[list[int]]
+    logprobs: list[list[float]]
     """Natural logarithms."""
 
 

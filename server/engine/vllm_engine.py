@@ -312,23 +312,29 @@ class _Speller:
             prompt_embeds=None,
             sampling_params=params,
         )
+        self._k: int = params.logprobs
         self._spelling = IncrementalDetokenizer.from_new_request(tokenizer, asked)
 
     def event(self, output: Any) -> TokenEvent:
         event = _token_event(output)
         self._spelling.update(list(event.token_ids), event.finish is FinishReason.STOP)
         event.text = self._spelling.get_next_output_text(event.finish is not None, True)
-        event.top = _top_tokens(output.outputs[0].logprobs)
+        event.top = _top_tokens(output.outputs[0].logprobs, self._k)
         return event
 
 
-def _top_tokens(flat: Any) -> TopTokens | None:
-    """Of each place, without the first entry: that is the token that was drawn, whatever its rank,
-    and it stands in its place among the others too if it is one of them."""
+def _top_tokens(flat: Any, k: int) -> TopTokens | None:
+    """The `k` most probable tokens of each place, which vLLM tells with the token that was drawn in
+    front of them, whatever its rank. That one stands in its place among the others too; but not in
+    outputs that came faster than they were read, which vLLM has merged."""
     if flat is None:
         return None
-    places = list(zip(flat.start_indices, flat.end_indices, strict=True))
-    return TopTokens(
-        [flat.token_ids[start + 1 : end] for start, end in places],
-        [flat.logprobs[start + 1 : end] for start, end in places],
-    )
+    top = TopTokens([], [])
+    for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+        ids, logprobs = flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end]
+        if len(ids) < k:
+            ids.insert(flat.ranks[start] - 1, flat.token_ids[start])
+            logprobs.insert(flat.ranks[start] - 1, flat.logprobs[start])
+        top.ids.append(ids)
+        top.logprobs.append(logprobs)
+    return top

@@ -71,15 +71,37 @@ def test_an_xgrammar_that_would_pass_over_a_thoughts_budget_is_refused(
     )
 
 
-def test_the_token_that_was_drawn_is_not_counted_among_the_most_probable_ones() -> None:
-    """vLLM puts it in front of them, whatever its rank; among them it may stand once more."""
+def test_the_most_probable_tokens_are_told_in_their_order_however_vllm_tells_them() -> None:
+    """It puts the token that was drawn in front of them. As a rule that one stands among them once
+    more, if it belongs there (the first place here); in outputs that were merged it does not (the
+    third). It may also be none of them (the second)."""
     told = SimpleNamespace(
-        start_indices=[0, 3],
-        end_indices=[3, 6],
-        token_ids=[7, 5, 7, 99, 1, 2],
-        logprobs=[-1.0, -0.5, -1.0, -9.0, -0.1, -3.0],
+        start_indices=[0, 4, 8],
+        end_indices=[4, 8, 11],
+        token_ids=[7, 5, 7, 6, 99, 1, 2, 3, 8, 4, 9],
+        logprobs=[-1.0, -0.5, -1.0, -2.0, -9.0, -0.1, -3.0, -4.0, -1.5, -1.0, -2.5],
+        ranks=[2, 1, 2, 3, 4711, 1, 2, 3, 2, 1, 3],
     )
-    top = _top_tokens(told)
+    top = _top_tokens(told, 3)
     assert top is not None
-    assert (top.ids, top.logprobs) == ([[5, 7], [1, 2]], [[-0.5, -1.0], [-0.1, -3.0]])
-    assert _top_tokens(None) is None
+    assert top.ids == [[5, 7, 6], [1, 2, 3], [4, 8, 9]]
+    assert top.logprobs == [[-0.5, -1.0, -2.0], [-0.1, -3.0, -4.0], [-1.0, -1.5, -2.5]]
+    assert _top_tokens(None, 3) is None
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")  # what the engine imports into this process is not ours
+def test_outputs_that_vllm_merged_tell_the_same() -> None:
+    """vLLM's own merging, by which the token that was drawn loses its second place."""
+    flat = pytest.importorskip("vllm.logprobs").FlatLogprobs
+    steps, merged = [flat(), flat()], flat()
+    for step, drawn in zip(steps, (7, 99), strict=True):
+        rank = {7: 2, 99: 50}[drawn]
+        logprob = {7: -1.0, 99: -9.0}[drawn]
+        step.append_fast([drawn, 5, 7], [logprob, -0.5, -1.0], iter((rank, 1, 2)), [None] * 3)
+        merged.extend(step)
+    apart = [_top_tokens(step, 2) for step in steps]
+    together = _top_tokens(merged, 2)
+    assert together is not None
+    assert together.ids == [each.ids[0] for each in apart if each] == [[5, 7], [5, 7]]
+    assert together.logprobs == [each.logprobs[0] for each in apart if each]
