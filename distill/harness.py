@@ -37,7 +37,10 @@ def run_harness(folder: Path, tasks: Sequence[str], *, limit: int | None = None)
     values: dict[str, float] = {}
     troubles = []
     try:
-        model = models.HFLM(pretrained=str(folder))
+        # Left to itself it insists on a GPU.
+        torch = importlib.import_module("torch")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = models.HFLM(pretrained=str(folder), device=device)
     except Exception as trouble:
         return Scores(note=f"lm-evaluation-harness could not open the student: {_line(trouble)}.")
     for task in tasks:
