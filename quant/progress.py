@@ -7,6 +7,7 @@ line a stage in a log. It refuses to know what the work is.
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ class Progress(Protocol):
         """One unit is finished."""
 
 
+LOG_SECONDS = 15.0
+"""Between two lines of detail in a log, where nothing is redrawn."""
+
+
 class Silent:
     """Reports to nobody."""
 
@@ -43,6 +48,7 @@ class Bar:
         self._bar: Any = None
         self._name = ""
         self._terminal = sys.stderr.isatty()
+        self._told = time.monotonic()
 
     def __enter__(self) -> Bar:
         return self
@@ -79,6 +85,9 @@ class Bar:
             self._bar.set_description(name)
 
     def done(self, detail: str = "") -> None:
+        if detail and not self._terminal and time.monotonic() - self._told >= LOG_SECONDS:
+            self._told = time.monotonic()
+            self.say(f"  {self._name} {detail}")
         if self._bar is not None:
             if detail:
                 self._bar.set_description(f"{self._name} {detail}", refresh=False)
