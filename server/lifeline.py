@@ -19,7 +19,7 @@ from functools import partial
 from typing import NoReturn
 
 VARIABLE = "SENRYU_SERVER_PID"
-NAME = "senryu"  # of the entry point
+NAMES = ("senryu", "senryu-shapes")  # of our entry points: this one, and students' configs
 
 _held = False
 
@@ -28,8 +28,9 @@ def announce() -> None:
     """Called by the server before it opens vLLM: its children are to live as long as it does."""
     os.environ[VARIABLE] = str(os.getpid())
     chosen = os.environ.get("VLLM_PLUGINS")  # a list of the only plug-ins to load
-    if chosen is not None and NAME not in chosen.split(","):
-        os.environ["VLLM_PLUGINS"] = f"{chosen},{NAME}"
+    if chosen is not None:
+        lacking = [name for name in NAMES if name not in chosen.split(",")]
+        os.environ["VLLM_PLUGINS"] = ",".join([chosen, *lacking])
 
 
 def hold() -> None:
