@@ -374,8 +374,8 @@ def _refuse_impossible(recipe: Recipe) -> None:
             raise RecipeError(f"train.{key} is 0; it takes at least 1.")
     if recipe.teacher.api != "engine" and not recipe.teacher.url:
         raise RecipeError(
-            f"teacher.api is {recipe.teacher.api!r} and teacher.url is missing: give the endpoint's "
-            "base address."
+            f"teacher.api is {recipe.teacher.api!r} and teacher.url is missing: give the address "
+            "of the endpoint."
         )
     text_only = recipe.teacher.api != "engine" or recipe.teacher.top_k == 0
     if text_only and recipe.train.loss != "sft":

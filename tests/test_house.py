@@ -35,7 +35,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.quant.progress",
     ),
     "quant": ("senryu.server.manifest", "senryu.server.settings", "senryu.server.device"),
-    "benches": ("senryu.server.manifest", "senryu.server.settings", "senryu.server.device"),
+    "benches": (
+        "senryu.server.manifest",
+        "senryu.server.settings",
+        "senryu.server.device",
+        "senryu.distill",  # trained side by side with others' trainers
+        "senryu.quant.progress",
+    ),
 }
 
 # The rented engine has one door, and what stands directly beside it.
