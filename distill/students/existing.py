@@ -11,15 +11,21 @@ from typing import Any
 
 from senryu.distill.errors import DistillError
 from senryu.server.engine.base import EngineError
-from senryu.server.engine.model_folder import find_model
+from senryu.server.engine.model_folder import EMBEDDED, find_model
 
 from . import base
 
 
 def find(model: str) -> Path:
-    """The folder of a model. Raises DistillError when it cannot be had."""
+    """The folder of a model with whole weights; made or fetched first where need be. Raises
+    DistillError when it cannot be had."""
+    from senryu.quant.embedded import PreparationError, prepare
+
     try:
-        return find_model(model)
+        # What 4 bits have lost can neither be learnt nor pruned nor trained.
+        return prepare(scheme="bf16") if model == EMBEDDED else find_model(model)
+    except PreparationError as problem:
+        raise DistillError(str(problem)) from problem
     except EngineError as problem:
         raise DistillError(f"{problem}.") from problem
 

@@ -47,17 +47,12 @@ def engine_settings(recipe: TeacherRecipe, folder: Path) -> ServerSettings:
 def teacher_folder(recipe: TeacherRecipe) -> Path:
     """The folder of a teacher that runs here; made or fetched first where need be. Raises
     DistillError."""
-    from senryu.quant.embedded import PreparationError, prepare
-    from senryu.server.engine.base import EngineError
-    from senryu.server.engine.model_folder import EMBEDDED, find_model
+    from senryu.distill.students.existing import find
 
     try:
-        # Whole weights: what 4 bits have lost is not worth learning.
-        return prepare(scheme="bf16") if recipe.model == EMBEDDED else find_model(recipe.model)
-    except PreparationError as error:
-        raise DistillError(str(error)) from error
-    except EngineError as error:
-        raise DistillError(f"The teacher {recipe.model} cannot be opened: {error}.") from error
+        return find(recipe.model)
+    except DistillError as problem:
+        raise DistillError(f"The teacher {recipe.model} cannot be opened: {problem}") from problem
 
 
 def _endpoint(recipe: TeacherRecipe) -> Teacher:

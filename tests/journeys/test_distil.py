@@ -19,9 +19,27 @@ from senryu.server.manifest import Manifest
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 SUBJECTS = (
-    "rivers bread trains whales chess rain maps clocks kites honey glass wool owls salt tea ink "
-    "moss bells dust tides"
-).split()
+    "rivers",
+    "bread",
+    "trains",
+    "whales",
+    "chess",
+    "rain",
+    "maps",
+    "clocks",
+    "kites",
+    "honey",
+    "glass",
+    "wool",
+    "owls",
+    "salt",
+    "tea",
+    "ink",
+    "moss",
+    "bells",
+    "dust",
+    "tides",
+)
 RECIPE = """
 [teacher]
 model = "{teacher}"
@@ -96,7 +114,7 @@ def test_a_recipe_becomes_a_student_with_its_papers(recipe: Path, told: dict[str
     assert (out / "recipe.toml").read_text() == recipe.read_text()
     figures = json.loads((out / "evaluation.json").read_text())["summary"]
     assert figures["kl_over"] == told["kl_over"] == "vocabulary"
-    assert 0 < told["kl_after"]["value"]
+    assert told["kl_after"]["value"] > 0
     assert told["student"] == str(out / "student")
 
 
