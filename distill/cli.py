@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DIR",
-        help="another run whose figures the report shows beside these; may be repeated",
+        help="another run, whose samples are used where the recipe asks for the same, and whose "
+        "figures the report shows beside these; may be repeated",
     )
     return parser

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ def run(
             stages = [only] if only else list(STAGES)
             job = Run(work=work, diary=diary)
             job.refuse_gaps(stages[0])
+            for other in beside:
+                job.take_samples(other)
             job.begin(stages)
             (out / "recipe.toml").write_bytes(recipe_file.read_bytes())
             return job.go(stages, beside)
@@ -123,6 +126,27 @@ class Run:
                     f"The stage {stage!r} has not been done in {self.work.out}: run without "
                     f"--only, or with --only {stage} first."
                 )
+
+    def take_samples(self, other: Path) -> None:
+        """Use what another run has collected, where this one would collect the same: two students
+        of one teacher are to be compared on the same samples."""
+        theirs = Diary.read(other / "run.json")
+        asked = ("prompts", "collect")
+        same = all(
+            theirs.begun.get(stage) == self.work.recipe.digest(*_DEPENDS[stage])
+            and stage in theirs.ended
+            for stage in asked
+        )
+        if not same or self.diary.begun or (self.work.out / "prompts.jsonl").exists():
+            return
+        out = self.work.out
+        shutil.rmtree(out / "samples", ignore_errors=True)  # of a copying that was interrupted
+        shutil.copytree(other / "samples", out / "samples")
+        shutil.copyfile(other / "prompts.jsonl", out / "prompts.partial")
+        os.replace(out / "prompts.partial", out / "prompts.jsonl")
+        self.diary.ended = list(asked)
+        self.begin(list(asked))
+        self.work.progress.say(f"The prompts and samples are those of {other}.")
 
     def begin(self, stages: list[str]) -> None:
         """Raises DistillError where one of them was begun with another recipe."""

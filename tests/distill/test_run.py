@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from senryu.distill.errors import DistillError
-from senryu.distill.recipe import Recipe, TeacherRecipe, TrainRecipe
+from senryu.distill.recipe import CollectRecipe, Recipe, TeacherRecipe, TrainRecipe
 from senryu.distill.run import STAGES, Diary, Run, run
 from senryu.quant.progress import Silent
 
@@ -24,6 +24,7 @@ class Notes:
 
     def __init__(self, out: Path, recipe: Recipe, *, fails: str = "") -> None:
         self.out, self.recipe = out, recipe
+        self.progress = Silent()
         self.done: list[str] = []
         self._fails = fails
 
@@ -98,6 +99,26 @@ def test_another_recipe_does_not_mix_with_what_lies_there(tmp_path: Path) -> Non
     go(notes(tmp_path))
     with pytest.raises(DistillError, match="holds the stage 'train' of another recipe"):
         go(notes(tmp_path, train=TrainRecipe(tokens=7)))
+
+
+def test_a_run_beside_another_takes_its_samples(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for each in (first, second, third):
+        each.mkdir()
+    go(notes(first))
+    (first / "samples").mkdir()
+    (first / "samples" / "shard").write_text("s")
+    (first / "prompts.jsonl").write_text("p")
+
+    def taken(out: Path, **parts: Any) -> bool:
+        work = notes(out, **parts)
+        job = Run(work=work, diary=Diary.read(out / "run.json"))  # type: ignore[arg-type]
+        job.take_samples(first)
+        return (out / "samples" / "shard").exists() and (out / "prompts.jsonl").exists()
+
+    assert taken(second, train=TrainRecipe(loss="sft"))
+    go(notes(second, train=TrainRecipe(loss="sft")), "train")
+    assert not taken(third, collect=CollectRecipe(max_tokens=3)), "it asks for other answers"
 
 
 def test_how_it_is_measured_may_change(tmp_path: Path) -> None:
