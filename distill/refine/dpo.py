@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,14 @@ class Refined:
     """The share of pairs in the last steps where the chosen answer gained more."""
 
 
+def refuse_processes() -> None:
+    """Raises DistillError under torchrun: one process refines, and the others would wait for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DistillError(
+            "A student is refined by one process: leave [refine] out, or run without torchrun."
+        )
+
+
 def prefer(
     model: Any,
     tokenizer: Any,
@@ -48,6 +57,7 @@ def prefer(
     progress: Progress | None = None,
 ) -> Refined:
     """Train the model in place. Raises DistillError, and the model is then not to be used."""
+    refuse_processes()
     if not pairs:
         raise DistillError("There are no preference pairs to refine by: make some first.")
     progress = progress or Silent()
@@ -126,6 +136,7 @@ def _trainer(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    _on_one_gpu(config)
     rows = Dataset.from_list(
         [
             {
@@ -157,6 +168,12 @@ def _trainer(
             "that the locks name."
         )
     return trainer
+
+
+def _on_one_gpu(config: Any) -> None:
+    """Of several GPUs that can be seen, transformers would take all, copy the model to each at
+    every step and multiply the batch by them."""
+    config._n_gpu = min(config.n_gpu, 1)  # asking for it sets it, and it has no other handle
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from senryu.distill.recipe import RefineRecipe
 from senryu.distill.speak import Question, Speaker
 from senryu.quant.progress import Progress
 
-from .critique import Judge, Seen
+from .critique import Judge, Seen, read_constitution
 
 FORMAT = 1
 ANSWERS = 4
@@ -54,10 +54,12 @@ async def make_pairs(
     progress: Progress,
 ) -> list[Pair]:
     """Pairs until there are enough or the tasks are used up; held-out tasks are passed over.
-    `student` is the digest of the weights: pairs of another student are made anew. Raises
-    DistillError when no prompt gave one."""
+    `student` is the digest of the recipe that the student was trained by: pairs of another one's
+    are made anew, and so are those that were judged by other principles. Raises DistillError when
+    no prompt gave one."""
     # Whatever decides a pair besides its prompt.
-    maker = _digest(student, recipe.constitution, recipe.judge, str(recipe.max_tokens))
+    principles = [f"[{each.rule}] {each.text}" for each in read_constitution(recipe.constitution)]
+    maker = _digest(student, "\n".join(principles), recipe.judge, str(recipe.max_tokens))
     seen, pairs = _read(file, maker)
     progress.begin(recipe.pairs)
     progress.stage("the student's answers are compared")

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from senryu.distill.errors import DistillError
 from senryu.distill.recipe import RefineRecipe
-from senryu.distill.refine.dpo import prefer
+from senryu.distill.refine.dpo import _on_one_gpu, prefer, refuse_processes
 from senryu.distill.refine.pairs import Pair
 from senryu.distill.speak import Question, Speaker
 
@@ -175,3 +175,31 @@ def test_nan_is_said_and_the_student_not_kept(tokenizer: Any, pairs: list[Pair])
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(DistillError, match=r"lower refine\.learning_rate"):
         prefer(broken, tokenizer, pairs, RECIPE, seed=1)
+
+
+def test_several_processes_are_refused_before_any_work(
+    tokenizer: Any, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_processes()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DistillError, match="or run without torchrun"):
+        refuse_processes()
+    with pytest.raises(DistillError, match="or run without torchrun"):
+        prefer(tiny_student(), tokenizer, pairs, RECIPE, seed=1)
+
+
+@pytest.mark.parametrize(("seen", "used"), [(0, 0), (1, 1), (4, 1)])
+def test_of_several_gpus_one_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, seen: int, used: int
+) -> None:
+    """The batch stays what the recipe says."""
+    from trl import DPOConfig
+
+    config = DPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=2
+    )
+    assert config.n_gpu == 0
+    config._n_gpu = seen
+    _on_one_gpu(config)
+    assert (config.n_gpu, config.train_batch_size) == (used, 2)

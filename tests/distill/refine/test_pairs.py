@@ -103,6 +103,24 @@ async def test_pairs_of_another_student_are_made_anew(speaker: Speaker, tmp_path
         assert len(judge.asked) == 4
 
 
+async def test_pairs_of_edited_principles_are_made_anew(speaker: Speaker, tmp_path: Path) -> None:
+    """What counts are the principles: a comment in their file is none."""
+    constitution = tmp_path / "principles.txt"
+    recipe = replace(RECIPE, constitution=str(constitution))
+    file = tmp_path / "pairs.jsonl"
+    for text, asked_for in (
+        ("[complete] It ends.\n", 4),
+        ("[complete] It ends.\n", 0),
+        ("# as they should\n[complete] It ends.\n", 0),
+        ("[complete] It ends well.\n", 4),
+        ("It ends well.\n", 4),
+    ):
+        constitution.write_text(text)
+        judge = Picky()
+        await made(speaker, judge, file, recipe=recipe)
+        assert len(judge.asked) == asked_for, text
+
+
 async def test_held_out_prompts_are_never_refined_with(speaker: Speaker, tmp_path: Path) -> None:
     tasks = [replace(task, held_out=task.id != "05") for task in TASKS]
     pairs = await made(speaker, Picky(), tmp_path / "pairs.jsonl", tasks=tasks)
