@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         record["serve"] = _served(packed)
     except subprocess.CalledProcessError as failure:
         print(f"The stage stopped with status {failure.returncode}.", file=sys.stderr)
-        return failure.returncode
+        # One that was killed has the negative number of its signal: as a shell says it.
+        return failure.returncode if failure.returncode > 0 else 128 - failure.returncode
+    except NoResultError as problem:
+        print(problem, file=sys.stderr)
+        return 1
     except (RuntimeError, httpx.HTTPError) as problem:
         print(f"The student could not be served: {problem}", file=sys.stderr)
         return 1
@@ -61,13 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 STAGES = ("distill", "quantize", "serve")
 
 
+class NoResultError(Exception):
+    """A stage ended well and did not say what it made; one sentence."""
+
+
 def _told(stage: str, words: list[str]) -> dict[str, Any]:
     """Run `senryu` with these words; its last line, and the seconds it took."""
     print(f"\n{stage}: senryu {' '.join(words)}", file=sys.stderr, flush=True)
     begun = time.monotonic()
     command = [sys.executable, "-m", "senryu.server", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    last = done.stdout.strip().splitlines()[-1]
+    lines = done.stdout.strip().splitlines()
+    if not lines:
+        raise NoResultError(
+            f"The stage {stage!r} ended without saying what it made: run "
+            f"`senryu {' '.join(words)}` by itself to see why."
+        )
+    last = lines[-1]
     told = json.loads(last) if last.startswith("{") else {"folder": last}
     return {"seconds": round(time.monotonic() - begun, 1), **told}
 

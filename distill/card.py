@@ -112,7 +112,8 @@ def _making(evaluation: Evaluation, recipe: Recipe) -> list[str]:
         lines.append(f"Layers kept: {', '.join(map(str, recipe.student.keep))}.")
     if run.parameters:
         of = f" of the teacher's {run.teacher_parameters:,}" if run.teacher_parameters else ""
-        lines.append(f"{run.parameters:,} parameters{of}.")
+        stored = " as stored, copies counted," if recipe.student.shape == "shared-ffn" else ""
+        lines.append(f"{run.parameters:,} parameters{stored}{of}".rstrip(",") + ".")
     lines.append(
         f"Loss `{train.loss}`, {run.tokens_trained:,} tokens in {seconds(run.train_seconds)}, "
         f"learning rate {train.learning_rate:g}, {train.optimizer}, seed {train.seed}."
@@ -124,8 +125,8 @@ def _making(evaluation: Evaluation, recipe: Recipe) -> list[str]:
         )
     samples = sum(each.trained for each in evaluation.counts)
     if samples:
-        tokens = sum(each.answer_tokens for each in evaluation.counts)
-        lines.append(f"{samples:,} samples; the teacher wrote {tokens:,} tokens in all.")
+        tokens = sum(each.trained_tokens for each in evaluation.counts)
+        lines.append(f"{samples:,} samples, with {tokens:,} tokens that the teacher wrote.")
     lines.append(f"Machine: {run.machine}.")
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     lines.append(f"Versions: {versions}.")
@@ -141,7 +142,7 @@ def _figures(evaluation: Evaluation) -> list[str]:
     }[after.over]
     told = (
         f"On {len(after.rows)} held-out samples with {after.tokens:,} tokens of the teacher's "
-        f"answers; 95 % intervals by bootstrap over the samples. {over}"
+        f"answers; 95 % intervals by bootstrap over the tasks. {over}"
     )
     rows = [
         _row("KL to the teacher, nats a token", evaluation, lambda each: shown(each.kl)),
@@ -202,8 +203,9 @@ def _source(source: PromptSource) -> str:
             return f"A log of requests, {Path(source.path).name}, by opt-in and redacted."
         case ToolsSource():
             played = "the file's" if source.results == "scripted" else "played by the teacher"
-            name = Path(source.path).name
-            return f"{source.count} conversations with the tools of {name}; results {played}."
+            packaged = source.path == "packaged"
+            tools = "the packaged tools" if packaged else f"the tools of {Path(source.path).name}"
+            return f"{source.count} conversations with {tools}; results {played}."
 
 
 def _bullets(lines: list[str]) -> str:

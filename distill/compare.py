@@ -24,15 +24,17 @@ _SEED = 17
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value, and the bounds of its 95 % interval."""
+    """A measured value, and the bounds of its 95 % interval; None where one case alone tells
+    nothing of others."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     def exp(self) -> Figure:
         """The same figure, e raised to it: from nats to perplexity."""
-        return Figure(_exp(self.value), _exp(self.low), _exp(self.high))
+        low, high = (None if each is None else _exp(each) for each in (self.low, self.high))
+        return Figure(_exp(self.value), low, high)
 
 
 def _exp(value: float) -> float:
@@ -77,22 +79,39 @@ def agreed(best: Tensor, student: Tensor) -> Tensor:
     return student.argmax(-1) == best
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Figure | None:
+def ratio(
+    parts: Sequence[float], wholes: Sequence[float], tasks: Sequence[str] | None = None
+) -> Figure | None:
     """The sum of `parts` over the sum of `wholes`, one of each for a sample: KL over tokens, say.
 
-    The interval is the bootstrap's (Efron 1979): samples are drawn again with replacement, whole,
-    since the positions of one are much alike. None where there is nothing to divide by.
+    The interval is the bootstrap's (Efron 1979): what is drawn again with replacement are whole
+    tasks, since the positions of one are much alike. Samples that name the same one of `tasks` are
+    turns of one conversation; without `tasks` each is its own. None where there is nothing to
+    divide by; a figure without bounds where a single task has any weight.
     """
-    above, below = np.asarray(parts, float), np.asarray(wholes, float)
+    above, below = _by_task(parts, tasks), _by_task(wholes, tasks)
     if not below.sum() > 0:
         return None
+    value = float(above.sum() / below.sum())
+    if (below > 0).sum() < 2:
+        return Figure(value)
     counts = np.random.default_rng(_SEED).multinomial(
         len(below), np.full(len(below), 1 / len(below)), size=DRAWS
     )
     drawn = counts @ below
     drawn, told = drawn[drawn > 0], (counts @ above)[drawn > 0]
     low, high = np.quantile(told / drawn, (0.025, 0.975))
-    return Figure(float(above.sum() / below.sum()), float(low), float(high))
+    return Figure(value, float(low), float(high))
+
+
+def _by_task(values: Sequence[float], tasks: Sequence[str] | None) -> np.ndarray:
+    """The sums of each task, in the order in which the tasks first come."""
+    if tasks is None:
+        return np.asarray(values, float)
+    sums: dict[str, float] = {}
+    for task, value in zip(tasks, values, strict=True):
+        sums[task] = sums.get(task, 0.0) + value
+    return np.asarray(list(sums.values()), float)
 
 
 def _double() -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,8 @@ class Row:
     own_surprise: float | None = None
     """Minus the teacher's, where it was here to say."""
     compared: int = 0
-    """Positions where the teacher chose freely, and its distribution is known."""
+    """Positions where the teacher chose freely, as far as is known, and its distribution is
+    known."""
     kl: float = 0.0
     agreed: int = 0
     """Of the compared: where both like the same token most."""
@@ -95,15 +96,23 @@ class Measures:
     def relative_kl(self, before: Measures) -> Figure | None:
         """This KL over that of `before`, on the same samples."""
         pairs = _paired(self, before)
-        return ratio([row.kl for row, _ in pairs], [other.kl for _, other in pairs])
+        wholes = [other.kl for _, other in pairs]
+        return ratio([row.kl for row, _ in pairs], wholes, _tasks(row for row, _ in pairs))
 
     def kl_difference(self, other: Measures) -> Figure | None:
         """This KL less that of `other`, in nats a token, on the same samples."""
         pairs = _paired(self, other)
-        return ratio([a.kl - b.kl for a, b in pairs], [row.compared for row, _ in pairs])
+        wholes = [row.compared for row, _ in pairs]
+        return ratio([a.kl - b.kl for a, b in pairs], wholes, _tasks(row for row, _ in pairs))
 
     def _ratio(self, part: Callable[[Row], float], whole: Callable[[Row], float]) -> Figure | None:
-        return ratio([part(row) for row in self.rows], [whole(row) for row in self.rows])
+        wholes = [whole(row) for row in self.rows]
+        return ratio([part(row) for row in self.rows], wholes, _tasks(self.rows))
+
+
+def _tasks(rows: Iterable[Row]) -> list[str]:
+    """The task of each: the answers of one conversation are `<task>-0`, `<task>-1`."""
+    return [row.id.rpartition("-")[0] or row.id for row in rows]
 
 
 def _paired(one: Measures, other: Measures) -> list[tuple[Row, Row]]:
@@ -201,6 +210,8 @@ class Count:
     held_out: int
     prompt_tokens: int
     answer_tokens: int
+    trained_tokens: int = 0
+    """Of the answers that are trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,10 +327,7 @@ class Evaluation:
                 f"{other.run.name}: evaluate both from the same prompts and samples."
             )
         if self.after.over != other.after.over:
-            raise DistillError(
-                f"{name} was compared over {_OVER[self.after.over]} and {other.run.name} over "
-                f"{_OVER[other.after.over]}: evaluate both on a machine that has the teacher."
-            )
+            raise _not_alike(name, self.after.over, other.run.name, other.after.over)
         return Other(
             run=self.run,
             before=self.before.kl if self.before else None,
@@ -338,16 +346,26 @@ _OVER: Mapping[Over, str] = {
 }
 
 
-def read_beside(folders: Iterable[Path], samples_digest: str) -> tuple[Evaluation, ...]:
-    """The evaluations of other runs, before anything is measured. Raises DistillError."""
+def read_beside(folders: Sequence[Path], samples_digest: str, over: Over) -> tuple[Evaluation, ...]:
+    """The evaluations of other runs, before anything is measured of this one, whose KL will be
+    taken over `over`. Raises DistillError."""
     found = tuple(Evaluation.read(folder / FILE_NAME) for folder in folders)
-    for folder, each in zip(folders, found, strict=False):
+    for folder, each in zip(folders, found, strict=True):
         if each.samples_digest != samples_digest:
             raise DistillError(
                 f"{folder} was measured with other held-out samples, so it cannot stand beside "
                 "this run: evaluate both from the same prompts and samples."
             )
+        if each.after.over != over:
+            raise _not_alike(str(folder), each.after.over, "this run", over)
     return found
+
+
+def _not_alike(name: str, over: Over, other: str, others: Over) -> DistillError:
+    return DistillError(
+        f"{name} was compared over {_OVER[over]} and {other} is over {_OVER[others]}: evaluate "
+        "both on a machine that has the teacher."
+    )
 
 
 def _damaged(file: Path, why: str) -> DistillError:
@@ -368,8 +386,14 @@ def shown(figure: Figure | None, digits: int = 3, *, scale: float = 1.0) -> str:
     """A figure with its interval, for people."""
     if figure is None:
         return "not known"
-    value, low, high = (number(each * scale, digits) for each in dataclasses.astuple(figure))
-    return f"{value} ({low} to {high})"
+    return f"{number(figure.value * scale, digits)} ({interval(figure, digits, scale=scale)})"
+
+
+def interval(figure: Figure, digits: int = 3, *, scale: float = 1.0) -> str:
+    """Its bounds, for people."""
+    if figure.low is None or figure.high is None:
+        return "interval not known"
+    return f"{number(figure.low * scale, digits)} to {number(figure.high * scale, digits)}"
 
 
 def number(value: float, digits: int = 3) -> str:

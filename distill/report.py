@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from .compare import Figure
 from .curve import Point
 from .curves import Line, draw
-from .evaluation import Evaluation, Measures, Other, Share, Spoken, number, shown
+from .evaluation import Evaluation, Measures, Other, Share, Spoken, interval, number, shown
 from .page import (
     Card,
     Cards,
@@ -25,17 +25,25 @@ from .page import (
     page,
 )
 
+_HELD = (
+    "Positions where a token among the stored ones was forbidden to the teacher by a grammar are "
+    "left out; a grammar that allowed more tokens than are stored cannot be told from none."
+)
 _OVER = {
     "vocabulary": "KL(teacher || student) over the whole vocabulary, in nats a token of the "
-    "teacher's answers, on samples that were never trained on. Positions where the teacher was "
-    "held to a grammar are left out.",
+    "teacher's answers, on samples that were never trained on. " + _HELD,
     "stored": "KL(teacher || student) over the stored tokens and the rest as one outcome, in nats "
     "a token of the teacher's answers, on samples that were never trained on. It is at most the "
-    "KL over the whole vocabulary.",
+    "KL over the whole vocabulary. " + _HELD,
     "nothing": "The teacher gave text and no distributions, so no KL is known. Perplexity is the "
     "student's on the teacher's answers, on samples that were never trained on.",
 }
-_INTERVALS = "In brackets: 95 % intervals, by bootstrap over the samples."
+_INTERVALS = (
+    "In brackets: 95 % intervals, by bootstrap over the tasks; the turns of one conversation are "
+    "one task."
+)
+_FEW = 20
+"""Of fewer cases no percentage is told: it would look surer than it is."""
 
 
 def render(evaluation: Evaluation, curve: Sequence[Point], recipe_text: str) -> str:
@@ -68,7 +76,7 @@ def _headline(evaluation: Evaluation) -> Cards:
         was = f"{_bare(before.kl)} → " if before and before.kl else ""
         cards.append(Card("KL to the teacher", f"{was}{_bare(after.kl)}", "nats a token"))
         if relative:
-            cards.append(Card("KL after over before", _bare(relative), _within(relative)))
+            cards.append(Card("KL after over before", _bare(relative), interval(relative)))
     if after.agreement:
         was = f"{_percent(before.agreement)} → " if before and before.agreement else ""
         value = f"{was}{_percent(after.agreement)} %"
@@ -192,6 +200,8 @@ def _speech(evaluation: Evaluation) -> tuple[Part, ...]:
 
 
 def _share(share: Share) -> str:
+    if share.whole < _FEW:
+        return str(share)
     return f"{share} ({100 * share.part / share.whole:.0f} %)"
 
 
@@ -249,7 +259,7 @@ def _made(evaluation: Evaluation, recipe_text: str) -> tuple[Part, ...]:
         ("teacher", run.teacher),
         ("its licence", run.licence),
         ("training on its outputs", run.terms),
-        ("parameters, student", _count(run.parameters)),
+        ("parameters as stored, student", _count(run.parameters)),
         ("parameters, teacher", _count(run.teacher_parameters)),
         ("loss", run.loss or "not known"),
         ("tokens trained on", f"{run.tokens_trained:,}"),
@@ -275,10 +285,6 @@ def _count(parameters: int | None) -> str:
 
 def _bare(figure: Figure) -> str:
     return f"{figure.value:.3f}"
-
-
-def _within(figure: Figure) -> str:
-    return f"{figure.low:.3f} to {figure.high:.3f}"
 
 
 def _percent(figure: Figure) -> str:

@@ -37,6 +37,14 @@ def main(argv: list[str]) -> int:
             raise
         print(problem, file=sys.stderr)
         return 1
+    except OSError as problem:
+        where = f"{problem.filename}: " if problem.filename else ""
+        print(
+            f"The system stood in the way ({where}{problem.strerror or type(problem).__name__}): "
+            "make room or name another folder, and run the command again.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from senryu.distill.card import render, write_card
-from senryu.distill.evaluation import Evaluation, Measures, Row, RunFacts
+from senryu.distill.evaluation import Count, Evaluation, Measures, Row, RunFacts
 from senryu.distill.recipe import (
     DatasetSource,
     FileSource,
@@ -89,7 +89,8 @@ def test_the_base_model_is_what_the_weights_began_with(
 def test_figures_licence_terms_and_making_are_in_it() -> None:
     told = card().text
     for words in (
-        "| KL to the teacher, nats a token | 4.000 (4.000 to 4.000) | 1.000 (1.000 to 1.000) |",
+        "| KL to the teacher, nats a token | 4.000 (interval not known) | "
+        "1.000 (interval not known) |",
         "KL after over KL before: 0.250",
         "The teacher's licence is Apache-2.0.",
         "allows &lt;it>.",
@@ -100,6 +101,28 @@ def test_figures_licence_terms_and_making_are_in_it() -> None:
         "400 that the teacher wrote itself",
     ):
         assert words in told
+
+
+def test_it_counts_the_tokens_that_were_trained_on() -> None:
+    count = Count(
+        source="self",
+        kind="chat",
+        trained=900,
+        held_out=100,
+        prompt_tokens=5000,
+        answer_tokens=70_000,
+        trained_tokens=63_000,
+    )
+    told = card(dataclasses.replace(EVALUATION, counts=(count,))).text
+    assert "900 samples, with 63,000 tokens that the teacher wrote." in told
+
+
+def test_of_a_shared_layer_it_says_that_copies_are_counted() -> None:
+    shared = StudentRecipe(shape="shared-ffn")
+    assert "- 64,000,000 parameters as stored, copies counted.\n" in card(student=shared).text
+    of = dataclasses.replace(FACTS, teacher_parameters=134_500_000)
+    told = card(dataclasses.replace(EVALUATION, run=of), student=shared).text
+    assert "as stored, copies counted, of the teacher's 134,500,000." in told
 
 
 def test_a_student_of_text_alone_says_so() -> None:
@@ -125,7 +148,14 @@ def test_sources_are_named_without_paths_of_the_machine(tmp_path: Path) -> None:
     )
     told = card(prompts=sources).text
     assert str(tmp_path) not in told
-    for words in ("12 that", "asked.jsonl", "maker/questions", "local", "log.jsonl", "packaged"):
+    for words in (
+        "12 that",
+        "asked.jsonl",
+        "maker/questions",
+        "local",
+        "log.jsonl",
+        "the packaged tools;",
+    ):
         assert words in told
 
 

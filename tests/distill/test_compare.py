@@ -106,6 +106,8 @@ def test_a_ratio_has_an_interval_around_it_that_narrows_with_samples() -> None:
         parts = wholes * chance.normal(2.0, 0.5, count)
         figure = compare.ratio(parts.tolist(), wholes.tolist())
         assert figure
+        assert figure.low is not None
+        assert figure.high is not None
         assert figure.low < figure.value < figure.high
         assert figure.value == pytest.approx(parts.sum() / wholes.sum())
         widths.append(figure.high - figure.low)
@@ -118,7 +120,30 @@ def test_the_same_samples_have_the_same_interval() -> None:
 
 
 def test_one_sample_says_nothing_of_others() -> None:
-    assert compare.ratio([3.0], [2.0]) == compare.Figure(1.5, 1.5, 1.5)
+    assert compare.ratio([3.0], [2.0]) == compare.Figure(1.5, None, None)
+    assert compare.ratio([3.0, 0.0], [2.0, 0.0]) == compare.Figure(1.5, None, None)
+    assert compare.Figure(0.0).exp() == compare.Figure(1.0, None, None)
+
+
+def test_what_is_drawn_are_tasks_and_not_their_samples() -> None:
+    """The interval of turns is that of their conversations, and so wider than if each were drawn
+    by itself."""
+    chance = np.random.default_rng(1)
+    means = np.repeat(chance.normal(2.0, 1.0, 12), 10)
+    parts, wholes = means.tolist(), [1.0] * 120
+    tasks = [f"t{number // 10}" for number in range(120)]
+    apart, together = compare.ratio(parts, wholes), compare.ratio(parts, wholes, tasks)
+    assert apart
+    assert together
+    whole = compare.ratio((10 * means[::10]).tolist(), [10.0] * 12)
+    assert whole
+    assert together.value == pytest.approx(whole.value)
+    assert together.low == pytest.approx(whole.low)
+    assert apart.low is not None
+    assert apart.high is not None
+    assert together.low is not None
+    assert together.high is not None
+    assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
 def test_nothing_to_divide_by_is_no_figure() -> None:
@@ -127,7 +152,7 @@ def test_nothing_to_divide_by_is_no_figure() -> None:
 
 
 def test_samples_without_weight_do_not_spoil_an_interval() -> None:
-    figure = compare.ratio([0.0] * 9 + [1.0], [0.0] * 9 + [2.0])
+    figure = compare.ratio([0.0] * 9 + [1.0] * 2, [0.0] * 9 + [2.0] * 2)
     assert figure == compare.Figure(0.5, 0.5, 0.5)
 
 

@@ -15,6 +15,7 @@ from senryu.distill.errors import DistillError
 from senryu.distill.evaluate import Evaluation, RunFacts, evaluate, measure, measure_all
 from senryu.distill.recipe import EvaluateRecipe
 from senryu.distill.samples import Sample
+from senryu.quant.progress import Silent
 
 FACTS = RunFacts(name="ours", student="s", teacher="t", licence="Apache-2.0", terms="It says so.")
 
@@ -104,11 +105,21 @@ def test_text_alone_gives_perplexity_and_no_kl(student: Any) -> None:
     assert told.perplexity
 
 
-def test_positions_that_were_held_to_a_grammar_are_not_compared(student: Any, teacher: Any) -> None:
-    """One certain token is stored there, which the teacher did not choose."""
+@pytest.mark.parametrize(
+    ("held_to", "tail"),
+    [
+        ([0.0, -np.inf, -np.inf, -np.inf], 0.0),
+        ([-0.7, -1.2, -np.inf, -np.inf], 0.0),
+        ([-0.4, -1.9, -2.3, -np.inf], 0.1),
+    ],
+)
+def test_positions_that_were_held_to_a_grammar_are_not_compared(
+    student: Any, teacher: Any, held_to: list[float], tail: float
+) -> None:
+    """What is stored there is not what the teacher would have chosen among all tokens."""
     one = sample(k=4)
-    one.top_logprobs[:3] = [0.0, -np.inf, -np.inf, -np.inf]
-    one.tail[:3] = 0.0
+    one.top_logprobs[:3] = held_to
+    one.tail[:3] = tail
     free = sample(k=4)
     for master in (None, teacher):
         held, all_of_it = (measure(student, [each], teacher=master).rows[0] for each in (one, free))
@@ -139,14 +150,137 @@ def test_a_model_is_left_in_the_mode_that_it_was_in(student: Any) -> None:
     student.eval()
 
 
-def test_a_teacher_of_another_tokenizer_is_refused(student: Any) -> None:
-    with pytest.raises(DistillError, match="300 tokens and the student 258"):
-        measure(student, [sample()], teacher=tiny_student(vocabulary=300))
+def padded(model: Any, rows: int) -> Any:
+    """The same model with rows that no token stands for, none of them likely."""
+    larger = tiny_student(vocabulary=258 + rows)
+    theirs = dict(model.named_parameters())
+    for name, weight in larger.named_parameters():
+        weight.data[: len(theirs[name])] = theirs[name].data
+    larger.lm_head = torch.nn.Linear(32, 258 + rows)
+    larger.lm_head.weight.data[:258] = model.lm_head.weight.data
+    larger.lm_head.weight.data[258:] = 0.0
+    larger.lm_head.bias.data[:258] = 0.0
+    larger.lm_head.bias.data[258:] = -1e4
+    return larger.eval()
+
+
+def test_vocabularies_that_are_padded_to_other_lengths_are_compared_on_the_shared_rows(
+    student: Any, teacher: Any
+) -> None:
+    """Of one family the large models pad theirs further than the small."""
+    samples = [sample(f"{seed}-0", seed=seed) for seed in range(2)]
+    plain = measure(student, samples, teacher=teacher)
+    pairs = [(student, padded(teacher, 42)), (padded(student, 42), teacher)]
+    for one, other in pairs:
+        told = measure(one, samples, teacher=other)
+        for row, wanted in zip(told.rows, plain.rows, strict=True):
+            assert row.kl == pytest.approx(wanted.kl, rel=1e-4)
+            assert row.surprise == pytest.approx(wanted.surprise, rel=1e-4)
+            assert (row.agreed, row.compared) == (wanted.agreed, wanted.compared)
+
+
+def test_a_stored_row_of_padding_is_one_of_the_others(student: Any) -> None:
+    """A teacher with more rows may have stored one that the student lacks; it says no word."""
+    one = sample(k=4)
+    wanted = measure(student, [one]).rows[0]
+    odd = dataclasses.replace(
+        one,
+        top_ids=np.concatenate([one.top_ids, np.full((10, 1), 299, np.int32)], 1),
+        top_logprobs=np.concatenate([one.top_logprobs, np.full((10, 1), -30.0, np.float32)], 1),
+    )
+    told = measure(student, [odd]).rows[0]
+    assert told.kl == pytest.approx(wanted.kl, rel=1e-4)
+    assert told.compared == wanted.compared
 
 
 def test_samples_of_another_tokenizer_are_refused(student: Any) -> None:
-    with pytest.raises(DistillError, match="made with another tokenizer"):
+    with pytest.raises(DistillError, match=r"and the student knows 258: .* another tokenizer"):
         measure(student, [sample(vocabulary=4000)])
+    stored = sample(k=4)
+    stored.top_ids[3, 0] = 300
+    with pytest.raises(DistillError, match="hold token 300 and the student knows 258"):
+        measure(student, [stored])
+    with pytest.raises(DistillError, match="and the teacher knows 258"):
+        measure(
+            tiny_student(vocabulary=400),
+            [sample(vocabulary=400)],
+            teacher=tiny_student(vocabulary=258),
+        )
+
+
+class Removed:
+    """A model that tells where it is moved, and a GPU that is none."""
+
+    def __init__(self, model: Any, name: str, moves: list[str], *, fits: bool = True) -> None:
+        self._model, self._name, self._moves, self._fits = model, name, moves, fits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def to(self, device: torch.device) -> Any:
+        self._moves.append(f"{self._name} to {device.type}")
+        if device.type != "cpu" and not self._fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self
+
+
+def test_models_are_moved_to_the_device_one_after_another(student: Any, teacher: Any) -> None:
+    """And the student once more to answer; what is measured is the same."""
+    moves: list[str] = []
+    told = evaluate(
+        samples(),
+        EvaluateRecipe(),
+        FACTS,
+        Removed(student, "student", moves),
+        before=lambda: Removed(tiny_student(3), "before", moves),
+        teacher=lambda: Removed(teacher, "teacher", moves),
+        speak=lambda chosen: moves.append("speaks") or [],  # type: ignore[func-returns-value]
+        device=torch.device("cpu"),
+    )
+    assert [each.partition(" ")[0] for each in moves] == [
+        *("student", "student", "before", "before", "teacher", "teacher"),
+        *("student", "speaks", "student"),
+    ]
+    plain = evaluate(
+        samples(),
+        EvaluateRecipe(),
+        FACTS,
+        student,
+        before=lambda: tiny_student(3),
+        teacher=lambda: teacher,
+    )
+    assert told.after == plain.after
+    assert told.before == plain.before
+
+
+def test_a_gpu_that_is_too_small_leaves_the_measuring_to_the_cpu(
+    student: Any, teacher: Any
+) -> None:
+    moves: list[str] = []
+    heard: list[str] = []
+
+    class Listener(Silent):
+        def say(self, sentence: str) -> None:
+            heard.append(sentence)
+
+    told = measure_all(
+        {"it": Removed(student, "student", moves, fits=False)},
+        [sample()],
+        teacher=teacher,
+        progress=Listener(),
+        device=torch.device("cuda"),
+    )
+    assert told["it"] == measure(student, [sample()], teacher=teacher)
+    assert moves == ["student to cuda", "student to cpu", "student to cpu", "student to cpu"]
+    assert len(heard) == 1
+    assert "made on the CPU" in heard[0]
+
+
+def test_a_measured_model_can_still_be_trained(student: Any) -> None:
+    one = copy.deepcopy(student)
+    measure(one, [sample()], teacher=student)
+    one(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    assert all(weight.grad is not None for weight in one.parameters())
 
 
 def test_a_student_of_nan_is_refused() -> None:
@@ -190,6 +324,8 @@ def test_an_evaluation_says_before_and_after_on_the_held_out_samples(
     )
     assert sum(each.trained for each in told.counts) == 4
     assert sum(each.held_out for each in told.counts) == 4
+    assert sum(each.answer_tokens for each in told.counts) == 80
+    assert sum(each.trained_tokens for each in told.counts) == 40
     assert told.run.machine
     assert told.run.date
     assert {"python", "torch", "transformers"} <= set(told.run.versions)
@@ -243,13 +379,17 @@ def test_a_run_with_other_samples_is_refused_before_anything_is_measured(
         evaluate([sample()], EvaluateRecipe(), FACTS, student, before=never, beside=[tmp_path])
 
 
-def test_a_run_that_was_compared_over_something_else_is_refused(
-    student: Any, teacher: Any, tmp_path: Path
+def test_a_run_that_was_compared_over_something_else_is_refused_before_anything_is_measured(
+    student: Any, tmp_path: Path
 ) -> None:
     held = [sample(k=4)]
     evaluate(held, EvaluateRecipe(), FACTS, student).write(tmp_path / "evaluation.json")
+
+    def never() -> Any:
+        raise AssertionError("a model was opened before the runs were compared")
+
     with pytest.raises(DistillError, match="evaluate both on a machine that has the teacher"):
-        evaluate(held, EvaluateRecipe(), FACTS, student, teacher=lambda: teacher, beside=[tmp_path])
+        evaluate(held, EvaluateRecipe(), FACTS, student, teacher=never, beside=[tmp_path])
 
 
 def test_an_evaluation_is_read_as_it_was_written(

@@ -72,7 +72,7 @@ def test_others_find_the_main_figures_in_the_file(tmp_path: Path) -> None:
 def test_a_figure_without_bounds_survives_the_disk(tmp_path: Path) -> None:
     row = replace(ROWS[0], surprise=1e9)
     told = evaluation(after=Measures(rows=(row,), over="vocabulary"), before=None)
-    assert told.after.perplexity == Figure(math.inf, math.inf, math.inf)
+    assert told.after.perplexity == Figure(math.inf)
     told.write(tmp_path / "evaluation.json")
     assert Evaluation.read(tmp_path / "evaluation.json") == told
 
@@ -108,13 +108,35 @@ def test_a_wrong_value_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_was_never_evaluated_is_no_neighbour(tmp_path: Path) -> None:
     with pytest.raises(DistillError, match="name a folder that a run has evaluated"):
-        read_beside([tmp_path / "nowhere"], "d")
+        read_beside([tmp_path / "nowhere"], "d", "vocabulary")
+
+
+def test_a_neighbour_that_was_compared_over_something_else_is_refused(tmp_path: Path) -> None:
+    evaluation().write(tmp_path / "evaluation.json")
+    assert read_beside([tmp_path], "d", "vocabulary") == (evaluation(),)
+    with pytest.raises(DistillError, match="over the whole vocabulary and this run is over the st"):
+        read_beside([tmp_path], "d", "stored")
+
+
+def test_turns_of_one_conversation_are_one_case() -> None:
+    """Ten turns of one task tell no more of other tasks than the task does."""
+    turns = [replace(ROWS[0], id=f"a-{number}", kl=number) for number in range(10)]
+    other = replace(ROWS[1], id="b-0")
+    told = Measures(rows=(*turns, other), over="vocabulary").kl
+    whole = replace(ROWS[0], id="a-0", compared=80, kl=45.0)
+    assert told == Measures(rows=(whole, other), over="vocabulary").kl
+    assert Measures(rows=tuple(turns), over="vocabulary").kl == Figure(45 / 80)
+
+
+def test_one_task_alone_has_no_interval() -> None:
+    told = shown(Measures(rows=ROWS[:1], over="vocabulary").kl)
+    assert told == "0.500 (interval not known)"
 
 
 def test_kinds_are_told_apart() -> None:
     told = Measures(rows=ROWS, over="vocabulary")
     assert told.kinds == ("chat", "tools")
-    assert told.of("tools").kl == Figure(0.5, 0.5, 0.5)
+    assert told.of("tools").kl == Figure(0.5)
     assert told.of("thinking").kl is None
     assert told.of(None) is told
 

@@ -122,7 +122,9 @@ def test_the_headline_is_kl_before_and_after(told: str) -> None:
         "ours (this)",
         "tools, before",
         "all, after",
-        "0 of 1 (0 %)",
+        "<td>0 of 1</td>",
+        "forbidden to the teacher by a grammar",
+        "the turns of one conversation are one task",
         "Its call is not valid.",
         "was cut after 96 tokens",
         "&lt;b&gt;How&lt;/b&gt;",
@@ -178,6 +180,18 @@ def test_with_text_alone_it_says_that_no_kl_is_known() -> None:
     )
     assert "so no KL is known" in told
     assert "on the teacher&#x27;s answers" in told
+
+
+def test_of_few_cases_no_percentage_is_told() -> None:
+    for cases, words in ((19, "<td>0 of 19</td>"), (20, "<td>0 of 20 (0 %)</td>")):
+        told = render(replace(EVALUATION, speech=Speech(answers=(SPOKEN,) * cases)), [], RECIPE)
+        assert words in told
+
+
+def test_one_task_alone_has_no_interval() -> None:
+    one = Measures(rows=ROWS[:1], over="vocabulary")
+    told = render(replace(EVALUATION, after=one, beside=()), [], RECIPE)
+    assert "1.000 (interval not known)" in told
 
 
 def test_times_are_shown_in_units_that_people_use() -> None:

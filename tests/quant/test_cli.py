@@ -1,5 +1,6 @@
 """Promises of the quant door: light, and honest in its exit status."""
 
+import errno
 import subprocess
 import sys
 import time
@@ -33,6 +34,20 @@ def test_a_folder_that_holds_no_model_is_one_sentence(
     assert err.startswith(f"{tmp_path} is not a model folder")
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out"))
+
+    monkeypatch.setattr("senryu.quant.folder.quantize_folder", fail)
+    assert quant([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err.strip()
+    assert err.count("\n") == 0
+    assert "No space left on device" in err
+    assert "make room" in err
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["embedded", "--help"]])
