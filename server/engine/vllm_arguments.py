@@ -103,6 +103,7 @@ def vllm_arguments(
         # prompt is read a little at a time, with room beside it for the next one that comes.
         window = settings.window or model.trained_window or LONG_PROMPT
         engine["long_prefill_token_threshold"] = min(LONG_PROMPT, window)
+        engine["max_num_batched_tokens"] = max(2 * LONG_PROMPT, settings.max_streams or 0)
     return VllmArguments(
         engine=engine,
         environment=environment,

@@ -213,3 +213,9 @@ def test_a_long_prompt_does_not_hold_up_others_on_a_cpu() -> None:
     assert arguments(CPU).engine["long_prefill_token_threshold"] == 256
     assert arguments(CPU, window=128).engine["long_prefill_token_threshold"] == 128
     assert "long_prefill_token_threshold" not in arguments(GPU).engine
+
+
+def test_a_step_has_room_for_a_token_of_every_stream() -> None:
+    assert arguments(CPU).engine["max_num_batched_tokens"] == 512
+    assert arguments(CPU, max_streams=800).engine["max_num_batched_tokens"] == 800
+    assert "max_num_batched_tokens" not in arguments(GPU, max_streams=800).engine
