@@ -22,6 +22,10 @@ class Task:
     conversation: Conversation
     further_turns: int = 0
     """User turns that the teacher writes after its first answer, each with an answer of its own."""
+    user_tokens: int = 96
+    """The longest of these turns."""
+    user_temperature: float = 1.0
+    """What they are drawn with."""
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     """`any` or `tool` has the first answer's call forced by a grammar."""
     results: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ judge: what a client sends goes through the server's own reading (`reading.py`).
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
@@ -32,12 +33,32 @@ from .base import Task
 
 Json = dict[str, Any]
 
+_HALF_LETTER = re.compile("[\ud800-\udfff]+")
+
+
+def whole_letters(told: Any) -> Any:
+    """JSON without the lone halves of letters (surrogates), which JSON can spell and UTF-8 cannot:
+    two that belong together become their letter, any other the sign for what cannot be shown."""
+    if isinstance(told, str):
+        return _HALF_LETTER.sub(_made_whole, told)
+    if isinstance(told, Mapping):
+        return {whole_letters(key): whole_letters(each) for key, each in told.items()}
+    if isinstance(told, list | tuple):
+        return [whole_letters(each) for each in told]
+    return told
+
+
+def _made_whole(halves: re.Match[str]) -> str:
+    return halves.group().encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
 
 def task_to_json(task: Task) -> Json:
     """One line of prompts.jsonl; what has its default is left out."""
     told: Json = {"id": task.id, "source": task.source, "kind": task.kind}
     if task.held_out:
         told["held_out"] = True
+    if task.further_turns:
+        told |= {"user_tokens": task.user_tokens, "user_temperature": task.user_temperature}
     return told | asked_to_json(task)
 
 
@@ -66,6 +87,8 @@ def task_from_json(told: Mapping[str, Any]) -> Task:
         else ToolChoice(),
         results=tuple(told.get("results", ())),
         further_turns=told.get("further_turns", 0),
+        user_tokens=told.get("user_tokens", 96),
+        user_temperature=told.get("user_temperature", 1.0),
     )
 
 

@@ -64,6 +64,9 @@ class Answer:
     token_ids: tuple[int, ...] = ()
     """What it wrote, the end of the turn included; empty for an endpoint."""
     top: TopK | None = None
+    fault: str = ""
+    """Why there is no content, where whoever was asked says so. What stands before its first comma
+    is short, and alike for the like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

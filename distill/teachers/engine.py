@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 from senryu.distill.encode import user_opening
 from senryu.distill.errors import DistillError
+from senryu.distill.prompts.wire import whole_letters
 from senryu.server.conversation.messages import (
+    Block,
     Conversation,
     Demands,
     Message,
     Sampling,
     StopReason,
     ThinkingBlock,
+    ToolUseBlock,
 )
 from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import (
@@ -82,13 +85,14 @@ class EngineTeacher:
         prompt = Prompt(token_ids=ids)
         free = replace(sampling, grammar=None, top_logprobs=0)
         text = ""
-        async with self._room, aclosing(self._events(prompt, free)) as events:
-            async for event in events:
-                text += event.text
-                if end and end in text:  # of models that go on behind the user's turn
-                    return _usable(text.partition(end)[0])
-                if event.finish is FinishReason.STOP:
-                    return _usable(text)
+        with suppress(PromptRefused):
+            async with self._room, aclosing(self._events(prompt, free)) as events:
+                async for event in events:
+                    text += event.text
+                    if end and end in text:  # of models that go on behind the user's turn
+                        return _usable(text.partition(end)[0])
+                    if event.finish is FinishReason.STOP:
+                        return _usable(text)
         return None
 
     async def close(self) -> None:
@@ -101,11 +105,12 @@ class EngineTeacher:
             prompt = build_prompt(
                 ask.conversation, self._engine.tokenizer, card.dialect, thinking=thinking
             )
-        except ValueError:
-            return _nothing(ask, StopReason.END_TURN)
+        except ValueError as refusal:
+            return _nothing(ask, StopReason.END_TURN, f"refused by the chat template, {refusal}")
         allowed = min(ask.sampling.max_tokens, card.window - len(prompt))
         if allowed <= 0 or prompt.images:
-            return _nothing(ask, StopReason.CONTEXT_WINDOW_EXCEEDED)
+            why = "with images" if prompt.images else "longer than the teacher's window"
+            return _nothing(ask, StopReason.CONTEXT_WINDOW_EXCEEDED, why)
         async with self._room:
             demands = await self._held(ask.demands)
             sampling = replace(
@@ -115,9 +120,13 @@ class EngineTeacher:
                 top_logprobs=self._top_k,
                 grammar=answer_grammar(card.dialect, demands, allowed=allowed),
             )
-            events = [event async for event in self._events(prompt, sampling)]
+            try:
+                events = [event async for event in self._events(prompt, sampling)]
+            except PromptRefused as refusal:
+                why = f"refused by the engine, {refusal}"
+                return _nothing(ask, StopReason.END_TURN, why)
         if not events:
-            return _nothing(ask, StopReason.END_TURN)
+            return _nothing(ask, StopReason.END_TURN, "empty")
         # The server stops reading behind a call. The student learns its tail and the end of the
         # turn too, so the answer is written to its end first and then read.
         turn = Turn(
@@ -129,10 +138,7 @@ class EngineTeacher:
             signer=self._signer,
         )
         told = await fold(run_turn(turn, _Recorded(self._engine, events)))
-        blocks = tuple(
-            replace(block, signature="") if isinstance(block, ThinkingBlock) else block
-            for block in told.blocks
-        )
+        blocks = tuple(map(_stored, told.blocks))
         token_ids, top = _kept(events)
         return Answer(
             key=ask.key,
@@ -144,10 +150,10 @@ class EngineTeacher:
         )
 
     async def _events(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[TokenEvent, None]:
-        """Nothing where the engine refuses this prompt alone."""
+        """Raises PromptRefused where the engine refuses this prompt alone, else DistillError."""
         room = self._engine.card.window - len(prompt)
         if room <= 0:
-            return
+            raise PromptRefused("it is longer than the window")
         limited = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         name = f"ask-{next(self._numbers)}"
         try:
@@ -155,7 +161,7 @@ class EngineTeacher:
                 async for event in events:
                     yield event
         except PromptRefused:
-            return
+            raise
         except EngineError as error:
             raise DistillError(
                 f"The teacher {self.card.name} broke off: {error}; what it has answered is kept, "
@@ -230,9 +236,22 @@ def _loosened(demands: Demands, names: Iterable[str]) -> Demands:
     return replace(demands, callable_tools=tools)
 
 
-def _nothing(ask: Ask, reason: StopReason) -> Answer:
+def _stored(block: Block) -> Block:
+    """Without the seal, which nobody will check; and a call's input, which the model spells as
+    JSON, without the halves of letters that JSON can spell."""
+    match block:
+        case ThinkingBlock():
+            return replace(block, signature="")
+        case ToolUseBlock():
+            return replace(block, input=whole_letters(block.input))
+        case _:
+            return block
+
+
+def _nothing(ask: Ask, reason: StopReason, why: str) -> Answer:
     """The answer to what cannot be asked."""
-    return Answer(key=ask.key, message=Message(role="assistant", content=()), stop_reason=reason)
+    nothing = Message(role="assistant", content=())
+    return Answer(key=ask.key, message=nothing, stop_reason=reason, fault=why)
 
 
 def _usable(text: str) -> str | None:

@@ -7,21 +7,26 @@ vocabulary. Pure: no sockets, no retries.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from senryu.distill.prompts.wire import conversation_to_json, message_from_json
+from senryu.distill.prompts.wire import conversation_to_json, message_from_json, whole_letters
 from senryu.server.conversation.messages import (
+    Block,
+    Conversation,
     Message,
+    NoteBlock,
     StopReason,
     TextBlock,
     ThinkingBlock,
     Tool,
     ToolChoice,
+    ToolDefinitionBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
+from senryu.server.turn.dialects.spelling import as_note
 
 from .base import Ask
 
@@ -29,6 +34,10 @@ Json = dict[str, Any]
 
 _LEAST_THOUGHT = 1024
 """Tokens: the Messages API takes no smaller budget."""
+
+
+NO_ANSWER = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
+"""What reading raises for what is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class Spoken:
     request: Callable[[Ask, str], Json]
     """The body that asks a model."""
     read: Callable[[Any], tuple[Message, StopReason]]
-    """Raises KeyError, IndexError, TypeError or ValueError for what is no answer."""
+    """Raises one of `NO_ANSWER`."""
 
 
 def _messages_headers(key: str | None) -> dict[str, str]:
@@ -54,7 +63,7 @@ def _messages_headers(key: str | None) -> dict[str, str]:
 
 def _messages_request(ask: Ask, model: str) -> Json:
     sampling, demands = ask.sampling, ask.demands
-    told = conversation_to_json(ask.conversation)
+    told = conversation_to_json(_public(ask.conversation))
     body: Json = {"model": model, "max_tokens": sampling.max_tokens} | told
     if demands.callable_tools:
         body["tools"] = [_tool(tool) for tool in demands.callable_tools]
@@ -85,11 +94,60 @@ def _messages_choice(choice: ToolChoice) -> Json:
     return told
 
 
+def _public(conversation: Conversation) -> Conversation:
+    """With nothing but what any endpoint of the Messages API knows: a note is text of the user's
+    turn, and tools stand in the list of those that may be called, wherever they became known."""
+    messages = (
+        replace(each, content=tuple(_public_blocks(each.content))) for each in conversation.messages
+    )
+    return replace(
+        conversation, tools=(), messages=tuple(each for each in messages if each.content)
+    )
+
+
+def _public_blocks(blocks: Iterable[Block]) -> Iterator[Block]:
+    for block in blocks:
+        match block:
+            case NoteBlock():
+                yield TextBlock(text=as_note(block))
+            case ToolResultBlock():
+                shown = [each for each in block.content if not _defines(each)]
+                yield replace(block, content=tuple(shown))
+            case ToolDefinitionBlock():
+                pass
+            case _:
+                yield block
+
+
+def _defines(block: Block) -> bool:
+    return isinstance(block, ToolDefinitionBlock)
+
+
 def _messages_read(told: Any) -> tuple[Message, StopReason]:
+    told = whole_letters(told)
     known = ("text", "thinking", "tool_use")
     content = [block for block in told["content"] if block["type"] in known]
     message = message_from_json({"role": "assistant", "content": content})
-    return message, _reason(told["stop_reason"], {})
+    return _checked(message), _reason(told["stop_reason"], {})
+
+
+def _checked(message: Message) -> Message:
+    """As it is. Raises TypeError where a part is not of the kind that it has to be."""
+    for block in message.content:
+        match block:
+            case TextBlock():
+                texts: tuple[Any, ...] = (block.text,)
+            case ThinkingBlock():
+                texts = (block.thinking, block.signature)
+            case ToolUseBlock():
+                texts = (block.id, block.name)
+                if not isinstance(block.input, Mapping):
+                    raise TypeError("the input of a call is no object")
+            case _:
+                raise TypeError(f"an answer holds no {type(block).__name__}")
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is no text")
+    return message
 
 
 def _chat_headers(key: str | None) -> dict[str, str]:
@@ -116,9 +174,10 @@ def _chat_request(ask: Ask, model: str) -> Json:
 
 
 def _chat_messages(ask: Ask) -> Iterator[Json]:
-    if ask.conversation.system:
-        yield {"role": "system", "content": ask.conversation.system_text}
-    for message in ask.conversation.messages:
+    conversation = _public(ask.conversation)
+    if conversation.system:
+        yield {"role": "system", "content": conversation.system_text}
+    for message in conversation.messages:
         for block in message.content:
             if isinstance(block, ToolResultBlock):
                 said = "".join(part.text for part in block.content if isinstance(part, TextBlock))
@@ -142,24 +201,34 @@ def _chat_choice(choice: ToolChoice) -> Any:
 
 
 def _chat_read(told: Any) -> tuple[Message, StopReason]:
-    choice = told["choices"][0]
+    choice = whole_letters(told)["choices"][0]
     said = choice["message"]
     blocks: list[TextBlock | ThinkingBlock | ToolUseBlock] = []
-    if text := said.get("content"):
-        blocks.append(TextBlock(text=str(text)))
+    if text := _chat_text(said.get("content")):
+        blocks.append(TextBlock(text=text))
     for call in said.get("tool_calls") or ():
         function = call["function"]
         read = _arguments(function["arguments"])
         blocks.append(ToolUseBlock(id=call["id"], name=function["name"], input=read))
     words = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-    return Message(role="assistant", content=tuple(blocks)), _reason(choice["finish_reason"], words)
+    message = _checked(Message(role="assistant", content=tuple(blocks)))
+    return message, _reason(choice["finish_reason"], words)
 
 
-def _arguments(text: str) -> Mapping[str, Any]:
+def _chat_text(content: Any) -> Any:
+    """Some endpoints give it in parts."""
+    if not isinstance(content, list):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _arguments(text: Any) -> Mapping[str, Any]:
     """What a model wrote wrong fits no schema, and whoever judges the call sees it."""
+    if isinstance(text, Mapping):  # as some endpoints have it
+        return text
     try:
-        read = json.loads(text or "{}")
-    except ValueError:
+        read = whole_letters(json.loads(text or "{}"))
+    except (ValueError, RecursionError):
         read = text
     return read if isinstance(read, dict) else {"": read}
 

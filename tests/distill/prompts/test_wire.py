@@ -1,6 +1,7 @@
 """What is written down as JSON comes back as it was."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from senryu.distill.prompts.wire import (
     message_to_json,
     task_from_json,
     task_to_json,
+    whole_letters,
 )
 from senryu.server.conversation.intake import read_request
 from senryu.server.conversation.media import Media
@@ -95,6 +97,8 @@ tasks = some.builds(
     ),
     results=some.lists(words, max_size=2).map(tuple),
     held_out=some.booleans(),
+).map(
+    lambda task: replace(task, user_tokens=7, user_temperature=0.5) if task.further_turns else task
 )
 
 
@@ -176,3 +180,14 @@ def test_what_is_something_else_is_refused(told: Any) -> None:
     """A damaged line is never taken for another one."""
     with pytest.raises((KeyError, TypeError, ValueError)):
         message_from_json(told)
+
+
+@given(values)
+def test_whole_letters_stay(value: Any) -> None:
+    assert whole_letters(value) == value
+
+
+def test_halves_of_letters_become_their_letter_or_the_sign_for_none() -> None:
+    """Anywhere in JSON, its keys too."""
+    told = {"a\ud83d": ["\udc00b", "\ud83d\ude42", ("\ud83d\ud83d", 3, None)]}
+    assert whole_letters(told) == {"a\ufffd": ["\ufffdb", "\U0001f642", ["\ufffd\ufffd", 3, None]]}

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -12,11 +14,18 @@ from senryu.distill.errors import DistillError
 from senryu.distill.prompts.wire import conversation_from_json
 from senryu.distill.recipe import TeacherRecipe
 from senryu.distill.teachers.base import Answer, Ask, Teacher
-from senryu.distill.teachers.endpoint import TRIES, EndpointTeacher
+from senryu.distill.teachers.endpoint import (
+    BUSY_TRIES,
+    LEAST_REFUSALS,
+    ODD_TRIES,
+    TRIES,
+    EndpointTeacher,
+)
 from senryu.server.conversation.messages import (
     Conversation,
     Demands,
     Message,
+    NoteBlock,
     Sampling,
     StopReason,
     TextBlock,
@@ -24,6 +33,7 @@ from senryu.server.conversation.messages import (
     ThinkingBlock,
     Tool,
     ToolChoice,
+    ToolDefinitionBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
@@ -112,6 +122,13 @@ async def one(teacher: EndpointTeacher, asked: Ask | None = None) -> Answer:
     finally:
         await teacher.close()
     return answer
+
+
+async def many(teacher: EndpointTeacher, count: int) -> list[Answer]:
+    try:
+        return [each async for each in teacher.answers(ask() for _ in range(count))]
+    finally:
+        await teacher.close()
 
 
 def message(*content: dict[str, Any], reason: str = "end_turn") -> dict[str, Any]:
@@ -316,15 +333,29 @@ async def test_what_may_pass_is_tried_again_after_a_while(failure: Any) -> None:
     assert endpoint.waits[1] <= 2
 
 
-@pytest.mark.parametrize(("asked", "waits"), [("7", 7.0), ("0.25", 0.25), ("86400", 60.0)])
+async def test_limits_that_last_for_minutes_are_waited_for() -> None:
+    """Longer in all than for a connection that fails."""
+    endpoint = Endpoint(*[BUSY] * (BUSY_TRIES - 1), YES)
+    assert (await one(endpoint.teacher())).message.text == "Yes."
+    assert 120 < sum(endpoint.waits) < 600
+
+
+@pytest.mark.parametrize(("asked", "waits"), [("7", 7.0), ("0.25", 0.25), ("86400", 600.0)])
 async def test_the_endpoint_may_say_how_long(asked: str, waits: float) -> None:
-    """Up to a minute: whoever asks for more is asked again."""
+    """Up to some minutes: whoever asks for more is asked again."""
     endpoint = Endpoint(httpx.Response(429, headers={"retry-after": asked}), YES)
     await one(endpoint.teacher())
     assert endpoint.waits == [waits]
 
 
-@pytest.mark.parametrize("asked", ["Wed, 21 Oct 2026 07:28:00 GMT", "nan", "", "0", "-3"])
+async def test_the_endpoint_may_say_until_when() -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    endpoint = Endpoint(httpx.Response(503, headers={"retry-after": until}), YES)
+    await one(endpoint.teacher())
+    assert 80 < endpoint.waits[0] <= 90
+
+
+@pytest.mark.parametrize("asked", ["Wed, 21 Oct 2015 07:28:00 GMT", "nan", "", "0", "-3", "soon"])
 async def test_what_is_no_time_to_wait_is_passed_over(asked: str) -> None:
     endpoint = Endpoint(httpx.Response(429, headers={"retry-after": asked}), YES)
     await one(endpoint.teacher())
@@ -332,24 +363,29 @@ async def test_what_is_no_time_to_wait_is_passed_over(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"),
+    ("failure", "streams", "tries", "said"),
     [
-        (BUSY, "status 429, 'Slow down'"),
-        (httpx.Response(502, text="<html>"), "status 502"),
-        (httpx.ReadTimeout("timed out"), "ReadTimeout: timed out"),
+        (BUSY, 2, BUSY_TRIES, "status 429, 'Slow down'"),
+        (BUSY, 1, BUSY_TRIES, "status 429, 'Slow down'"),
+        (httpx.Response(502, text="<html>"), 2, TRIES, "status 502"),
+        (httpx.Response(520, content=b"\xff{"), 2, TRIES, "status 520"),
+        (httpx.ReadTimeout("timed out"), 2, TRIES, "ReadTimeout: timed out"),
     ],
 )
-async def test_after_some_tries_it_ends_with_one_sentence(failure: Any, said: str) -> None:
+async def test_after_some_tries_it_ends_with_one_sentence(
+    failure: Any, streams: int, tries: int, said: str
+) -> None:
+    """Which advises nothing that cannot be changed, or would not help."""
     endpoint = Endpoint(failure)
     with pytest.raises(DistillError) as caught:
-        await one(endpoint.teacher())
+        await one(endpoint.teacher(streams=streams))
+    fewer = ", or with fewer teacher.streams" * (failure is BUSY and streams > 1)
     assert str(caught.value) == (
-        f"http://teacher.test/v1/messages failed {TRIES} times in a row ({said}): what was "
-        "answered so far is kept, so run the same command again later, or with fewer "
-        "teacher.streams."
+        f"http://teacher.test/v1/messages failed {tries} times in a row ({said}): what was "
+        f"answered so far is kept, so run the same command again later{fewer}."
     )
-    assert len(endpoint.bodies) == TRIES
-    assert len(endpoint.waits) == TRIES - 1
+    assert len(endpoint.bodies) == tries
+    assert len(endpoint.waits) == tries - 1
 
 
 @pytest.mark.parametrize(
@@ -357,14 +393,23 @@ async def test_after_some_tries_it_ends_with_one_sentence(failure: Any, said: st
     [
         (401, "its key is not accepted: set the variable that teacher.key_variable names."),
         (403, "it does not allow this: check the key and what it may do."),
-        (404, "it has no such address or model: check teacher.url and teacher.model."),
+        (
+            402,
+            "it wants to be paid first: what was answered so far is kept, so run again once it is.",
+        ),
+        (
+            404,
+            "it has no such address or model: correct teacher.url; another teacher.model wants "
+            "another --out.",
+        ),
+        (307, "what was asked for has moved: give its new address as teacher.url."),
     ],
 )
 async def test_what_will_not_pass_ends_at_once(status: int, advice: str) -> None:
     refusal = httpx.Response(status, json={"error": {"message": "No,\n no"}})
     endpoint = Endpoint(refusal)
     with pytest.raises(DistillError) as caught:
-        await one(endpoint.teacher(key="secret key"))
+        await one(endpoint.teacher(key="secret-key"))
     assert str(caught.value) == (
         f"http://teacher.test/v1/messages refuses with status {status}, 'No, no'; {advice}"
     )
@@ -372,23 +417,176 @@ async def test_what_will_not_pass_ends_at_once(status: int, advice: str) -> None
     assert "secret" not in str(caught.value)
 
 
-async def test_a_first_request_that_is_refused_ends_it_a_later_one_is_left_out() -> None:
-    """Either all are wrong, and that is seen at the first; or one prompt is."""
-    refusal = httpx.Response(400, json={"error": {"message": "max_tokens: too many"}})
-    with pytest.raises(DistillError, match=r"refuses the first request with status 400, 'max_tok"):
-        await one(Endpoint(refusal).teacher())
-    teacher = Endpoint(YES, refusal).teacher(streams=1)
-    answers = [each async for each in teacher.answers([ask(), ask()])]
-    assert [each.message.text for each in answers] == ["Yes.", ""]
-    await teacher.close()
+TOO_LONG = httpx.Response(400, json={"error": {"message": "prompt is too long: 9031 tokens"}})
 
 
-@pytest.mark.parametrize("said", [{}, {"content": "Yes"}, {"content": [{}]}])
-async def test_an_answer_in_another_form_is_told(said: Any) -> None:
-    with pytest.raises(DistillError, match=r"does not answer in the form of the Messages API"):
-        await one(Endpoint(said).teacher())
-    with pytest.raises(DistillError, match=r"in the form of the chat completions API"):
-        await one(Endpoint(said).teacher(api="openai"))
+@pytest.mark.parametrize("streams", [1, 64])
+async def test_a_prompt_that_is_refused_is_left_out_though_it_comes_back_first(
+    streams: int,
+) -> None:
+    """A refusal is there long before the first answer; the reason comes with it."""
+    endpoint = Endpoint(*[TOO_LONG] * (LEAST_REFUSALS - 1), YES)
+    answers = await many(endpoint.teacher(streams=streams), 100)
+    refused = [each for each in answers if each.fault]
+    assert len(refused) == LEAST_REFUSALS - 1
+    assert len(endpoint.bodies) == 100  # none was asked twice
+    assert {each.fault for each in refused} == {
+        "refused with status 400, 'prompt is too long: 9031 tokens'"
+    }
+    assert all(each.message.content == () for each in refused)
+
+
+@pytest.mark.parametrize(("streams", "first"), [(1, LEAST_REFUSALS), (64, 64)])
+async def test_where_nothing_but_refusals_comes_it_ends_with_one_sentence(
+    streams: int, first: int
+) -> None:
+    endpoint = Endpoint(TOO_LONG)
+    with pytest.raises(DistillError) as caught:
+        await many(endpoint.teacher(streams=streams), 1000)
+    assert str(caught.value) == (
+        f"http://teacher.test/v1/messages answers none of the first {first} requests (refused "
+        "with status 400, 'prompt is too long: 9031 tokens'): correct teacher or collect in the "
+        "recipe, and give another --out."
+    )
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422, 451])
+async def test_once_something_was_answered_any_number_may_be_refused(status: int) -> None:
+    answers = await many(Endpoint(YES, httpx.Response(status)).teacher(streams=1), 50)
+    assert [each.fault for each in answers] == ["", *[f"refused with status {status}"] * 49]
+
+
+async def test_money_that_ran_out_is_no_fault_of_the_prompts() -> None:
+    """Or all that are left would be left out."""
+    told = "Your credit balance is too low to access the API."
+    spent = httpx.Response(400, json={"error": {"message": told}})
+    with pytest.raises(DistillError, match="it wants to be paid first"):
+        await many(Endpoint(YES, spent).teacher(streams=1), 50)
+
+
+ODD = [
+    {},
+    {"content": "Yes"},
+    {"content": [{}]},
+    {"content": [{"type": "text", "text": None}], "stop_reason": "end_turn"},
+    {"choices": []},
+    {"choices": [{"message": None, "finish_reason": "stop"}]},
+    {"choices": [{"message": {"content": 3}, "finish_reason": "stop"}]},
+    httpx.Response(200, text="<html>Log in</html>"),
+    httpx.Response(200, content=b'{"content": "\xff"}'),
+    httpx.Response(200, content=b"[" * 100_000),
+]
+
+
+@pytest.mark.parametrize("said", ODD)
+@pytest.mark.parametrize("api", ["messages", "openai"])
+async def test_an_answer_in_another_form_is_asked_for_again(said: Any, api: str) -> None:
+    """And left out when it comes again; where no other ever comes, one sentence."""
+    yes = YES if api == "messages" else CHAT
+    endpoint = Endpoint(said, yes)
+    assert (await one(endpoint.teacher(api=api))).message.text == "Yes."
+    answers = await many(Endpoint(yes, said).teacher(api=api, streams=1), 20)
+    assert [each.message.text for each in answers] == ["Yes."] + [""] * 19
+    assert {each.fault.partition(",")[0] for each in answers[1:]} == {"an answer of another form"}
+    endpoint = Endpoint(said)
+    name = "Messages API" if api == "messages" else "chat completions API"
+    with pytest.raises(DistillError, match=f"does not answer in the form of the {name} ") as caught:
+        await many(endpoint.teacher(api=api, streams=1), 20)
+    assert "\n" not in str(caught.value)
+    assert len(endpoint.bodies) == ODD_TRIES * LEAST_REFUSALS
+
+
+async def test_bytes_that_cannot_be_unpacked_are_an_answer_of_another_form() -> None:
+    broken = httpx.DecodingError("incorrect header check")
+    assert (await one(Endpoint(broken, YES).teacher())).message.text == "Yes."
+
+
+@pytest.mark.parametrize(
+    "url", ["http://teacher:port", "teacher.test/v1", "ftp://x.test", "http://"]
+)
+def test_an_address_that_is_none_is_told_at_once(url: str) -> None:
+    with pytest.raises(DistillError, match=r"^teacher\.url, .*, is no address"):
+        Endpoint(YES).teacher(url=url)
+
+
+def test_a_key_that_is_none_is_told_at_once_and_not_shown() -> None:
+    with pytest.raises(
+        DistillError, match=r"^The variable that teacher\.key_variable names"
+    ) as told:
+        Endpoint(YES).teacher(key="clé secrète")
+    assert "secr" not in str(told.value)
+
+
+@pytest.mark.parametrize("api", ["messages", "openai"])
+async def test_halves_of_letters_are_made_whole_or_cleaned_away(api: str) -> None:
+    """JSON can spell them and no file can hold them: in texts, thoughts, ids and inputs."""
+    bad, good = "a\ud83d \ud83d\ude42\udc00", "a\ufffd \U0001f642\ufffd"
+    if api == "messages":
+        call = {"type": "tool_use", "id": bad, "name": bad, "input": {bad: [bad]}}
+        said = message({"type": "text", "text": bad}, call, reason="tool_use")
+    else:
+        function = {"name": bad, "arguments": json.dumps({bad: [bad]})}
+        told = {"content": bad, "tool_calls": [{"id": bad, "function": function}]}
+        said = {"choices": [{"message": told, "finish_reason": "tool_calls"}]}
+    content = json.dumps(said).encode()
+    answer = await one(Endpoint(httpx.Response(200, content=content)).teacher(api=api))
+    assert answer.message.content == (
+        TextBlock(text=good),
+        ToolUseBlock(id=good, name=good, input={good: [good]}),
+    )
+
+
+async def test_a_prompt_with_half_a_letter_is_sent_without_it() -> None:
+    endpoint = Endpoint(YES)
+    told = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a\ud83d"}]}]}
+    await one(endpoint.teacher(), ask(told))
+    assert endpoint.bodies[0]["messages"][0]["content"][0]["text"] == "a\ufffd"
+
+
+LEARNT = Conversation(
+    tools=(replace(TOOL, strict=True),),
+    messages=(
+        Message(role="user", content=(TextBlock(text="Rome?"), NoteBlock(text="Be kind."))),
+        Message(role="assistant", content=(ToolUseBlock(id="t1", name="get_weather", input={}),)),
+        Message(
+            role="user",
+            content=(
+                ToolResultBlock(
+                    tool_use_id="t1",
+                    content=(TextBlock(text="Sunny"), ToolDefinitionBlock(tool=TOOL)),
+                ),
+                ToolDefinitionBlock(tool=TOOL),
+            ),
+        ),
+    ),
+)
+
+
+async def test_what_only_our_server_knows_is_told_in_what_all_know() -> None:
+    """A note is text of the user's turn; a tool that becomes known later stands among the tools."""
+    endpoint = Endpoint(YES)
+    asked = replace(ask(callable_tools=(TOOL,)), conversation=LEARNT)
+    await one(endpoint.teacher(), asked)
+    (body,) = endpoint.bodies
+    note = {"type": "text", "text": "\n\n<system>\nBe kind.\n</system>"}
+    result = {"type": "tool_result", "tool_use_id": "t1"}
+    assert body["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Rome?"}, note]},
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "t1", "name": "get_weather", "input": {}}],
+        },
+        {
+            "role": "user",
+            "content": [result | {"content": [{"type": "text", "text": "Sunny"}]}],
+        },
+    ]
+    tool = {"name": "get_weather", "description": "The weather.", "input_schema": SCHEMA}
+    assert body["tools"] == [tool]
+    endpoint = Endpoint(CHAT)
+    await one(endpoint.teacher(api="openai"), asked)
+    said = [each["content"] for each in endpoint.bodies[0]["messages"]]
+    assert said == ["Rome?\n\n<system>\nBe kind.\n</system>", None, "Sunny"]
 
 
 async def test_it_is_asked_for_a_users_turn_in_words() -> None:

@@ -216,9 +216,26 @@ async def test_what_cannot_be_asked_has_an_empty_answer() -> None:
     """One prompt that the engine or the window does not take is no reason to end the run."""
     answer = await one(Failing(PromptRefused("The engine refuses this request: no")))
     assert answer.message.content == ()
+    assert answer.fault == "refused by the engine, The engine refuses this request: no"
     answer = await one(TellingEngine(window=10), ask("a prompt that is too long"))
     assert answer.message.content == ()
     assert answer.stop_reason is StopReason.CONTEXT_WINDOW_EXCEEDED
+    assert answer.fault == "longer than the teacher's window"
+
+
+async def test_a_users_turn_that_cannot_be_asked_for_is_none() -> None:
+    assert await made_up(Failing(PromptRefused("no"))) is None
+    assert await made_up(TellingEngine(window=3)) is None
+
+
+async def test_halves_of_letters_in_a_call_are_cleaned_away() -> None:
+    """JSON can spell them, and no file can hold them; the tokens stay as they were written."""
+    said = CALL.replace("Rome", r"Rome\ud83d")
+    answer = await one(TellingEngine(said), ask(callable_tools=(TOOL,)))
+    (call,) = answer.message.content
+    assert isinstance(call, ToolUseBlock)
+    assert call.input == {"city": "Rome\ufffd"}
+    assert decoded(answer.token_ids) == said
 
 
 async def made_up(engine: Any, before: Conversation | None = None, **how: Any) -> str | None:
