@@ -77,25 +77,53 @@ class _Eraser:
         self.blanked += 1
         return instead
 
-    def value(self, value: Any) -> Any:
-        """JSON with its texts cleaned; keys stay."""
-        if isinstance(value, str):
-            return self.text(value)
+    def value(self, value: Any, *, secret: bool = False) -> Any:
+        """JSON with its texts and numbers cleaned; blanked where a name says that it is secret."""
         if isinstance(value, Mapping):
-            return {key: self._field(key, each) for key, each in value.items()}
+            return {
+                self.text(key): self.value(each, secret=secret or _names_a_secret(key, each))
+                for key, each in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [self.value(each) for each in value]
-        return value
-
-    def _field(self, key: str, value: Any) -> Any:
-        if isinstance(value, str) and len(value) >= 6 and _SECRET_NAME.search(key):
+            return [self.value(each, secret=secret) for each in value]
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return value
+        told = str(value)
+        if secret and len(told) >= _SHORTEST and not _PLACEHOLDER.fullmatch(told):
             self.blanked += 1
             return "[secret]"
-        return self.value(value)
+        clean = self.text(told)
+        return value if clean == told else clean
 
     def tool(self, tool: Tool) -> Tool:
-        # The properties of a schema are names, and a `password` among them is no secret.
-        return replace(tool, description=self.text(tool.description))
+        return replace(
+            tool,
+            description=self.text(tool.description),
+            input_schema=self._schema(tool.input_schema),
+            input_examples=tuple(self.value(example) for example in tool.input_examples),
+        )
+
+    def _schema(self, schema: Any, *, secret: bool = False) -> Any:
+        """Its words and the values that it gives. What its properties are called stays, and so does
+        what a validator reads: a `password` among the names is no secret, its default is."""
+        if isinstance(schema, list | tuple):
+            return [self._schema(each, secret=secret) for each in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        clean: dict[str, Any] = {}
+        for key, told in schema.items():
+            if key in _GIVEN:
+                clean[key] = self.value(told, secret=secret)
+            elif key in _WORDS and isinstance(told, str):
+                clean[key] = self.text(told)
+            elif key in _NAMED and isinstance(told, Mapping):
+                clean[key] = {
+                    name: self._schema(each, secret=secret or bool(_SECRET_NAME.search(name)))
+                    for name, each in told.items()
+                }
+            else:
+                clean[key] = self._schema(told, secret=secret)
+        return clean
 
     def block(self, block: Block) -> Block:
         match block:
@@ -124,12 +152,33 @@ def _always(instead: str) -> _Judge:
     return lambda match: match.expand(instead)
 
 
+def _likely(match: re.Match[str]) -> str | None:
+    """A token that is a number counts something."""
+    counted = match[2].isdigit() and "token" in match[1].lower()
+    return None if counted else f"{match[1]}[secret]"
+
+
 def _card(match: re.Match[str]) -> str | None:
     """Luhn's check digit (ISO/IEC 7812) tells a card's number from another."""
     digits = [int(each) for each in match.group() if each.isdigit()]
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     valid = (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
     return "[card number]" if valid and 13 <= len(digits) <= 19 and any(digits) else None
+
+
+def _account(match: re.Match[str]) -> str | None:
+    """An IBAN: its two check digits (ISO 7064) tell it from other capitals and digits, and where
+    it ends."""
+    text = match.group()
+    ends = [at for at in range(len(text), 14, -1) if at == len(text) or not text[at].isalnum()]
+    for end in ends:
+        plain = "".join(filter(str.isalnum, text[:end]))
+        if (
+            len(plain) >= 15
+            and int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+        ):
+            return "[account number]" + text[end:]
+    return None
 
 
 def _phone(match: re.Match[str]) -> str | None:
@@ -152,9 +201,17 @@ def _random_looking(match: re.Match[str]) -> str | None:
     digits = sum(each.isdigit() for each in text)
     hexadecimal = re.fullmatch(r"[0-9a-fA-F-]+", text) is not None
     mixed = any(each.islower() for each in text) and any(each.isupper() for each in text)
-    if digits < 3 or not (mixed or hexadecimal):
+    strewn = len(_LETTER_BESIDE_DIGIT.findall(text)) >= 6
+    if digits < 3 or not (mixed or hexadecimal or strewn):
         return None
-    return "[secret]" if _bits(text) >= (3.0 if hexadecimal else 3.9) else None
+    return "[secret]" if _bits(text) >= (3.0 if hexadecimal else 3.5 if strewn else 3.9) else None
+
+
+def _base32(match: re.Match[str]) -> str | None:
+    """Secrets of one-time passwords: capitals and a few digits, none of them 0, 1, 8 or 9."""
+    text = match.group().rstrip("=")
+    mixed = any(each.isdigit() for each in text) and any(each.isalpha() for each in text)
+    return "[secret]" if mixed and _bits(text) >= 2.5 else None
 
 
 def _bits(text: str) -> float:
@@ -163,10 +220,42 @@ def _bits(text: str) -> float:
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
+def _names_a_secret(name: str, value: Any) -> bool:
+    """Names such as `token` are also those of harmless things, with values that are words."""
+    if _SECRET_NAME.search(name):
+        return True
+    random = isinstance(value, str) and any(each.isdigit() for each in value)
+    return random and re.search(rf"{_WEAK_NAME}\Z", name) is not None
+
+
+_SHORTEST = 6
+_GIVEN = frozenset({"default", "const", "enum", "examples", "example"})
+_WORDS = frozenset({"title", "description", "$comment"})
+_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+
+_PLACEHOLDER = re.compile(
+    r"\[(?:secret|private key|e-mail|card number|account number|social security number|"
+    r"phone number|IP address|user)\]"
+)
 _SECRET_NAME = re.compile(
-    r"(?i:pass(?:word|wd|phrase)|secret|credential|api[_-]?key|private[_-]?key|"
+    r"(?i:pass(?:word|wd|phrase|code)|secret|credential|api[_-]?key|private[_-]?key|"
     r"(?:access|auth|refresh|session)[_-]?(?:key|token))"
 )
+_WEAK_NAME = (
+    r"(?:(?<![A-Za-z])(?i:pass|pwd|pw|psk|token)|(?<=[a-z])(?:Pass|Pwd|Token))(?:[_-]?\d{1,3})?"
+)
+_LETTER_BESIDE_DIGIT = re.compile(r"(?<=[A-Za-z])\d|(?<=\d)[A-Za-z]")
+
+# What stands between a name and its value, as in `name: str = "value"` or `\"name\": \"value\"`.
+_BETWEEN = (
+    r"(?:\\{0,3}[\"'`]|\*\*)?(?:[ \t]*:[ \t]*(?:str|[Ss]tring)\b\??)?[ \t]*"
+    r"(?:=>|:?={1,3}|:)(?:\*\*)?[ \t]*"
+)
+_QUOTED = (
+    rf"(?P<mark>\\{{0,3}}[\"'`])(?!{_PLACEHOLDER.pattern})"
+    rf"(?:(?!(?<!\\)(?P=mark))[^\n]){{{_SHORTEST},400}}(?<!\\)(?P=mark)"
+)
+_BARE = rf"(?!{_PLACEHOLDER.pattern})(?:[^\s\"',;]|,(?=[^\s\"',])){{{_SHORTEST},}}"
 
 # Lengths are bounded wherever a pattern could start anew at each character of a long text.
 # In this order: what has a clear form goes first, so that nothing of it is left for the guesses.
@@ -189,12 +278,42 @@ _RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
         ),
         _always("[secret]"),
     ),
-    (re.compile(r"\b(Bearer|Basic)[ \t]+[\w.~+/-]{12,}=*", re.IGNORECASE), _always(r"\1 [secret]")),
-    # A name, an equals sign or a colon, and the secret.
     (
         re.compile(
-            rf"({_SECRET_NAME.pattern}[\w-]{{0,40}}[\"']?[ \t]*(?:=>|[:=])[ \t]*[\"']?)"
-            r"(?!\[)[^\s\"',;]{6,}"
+            r"(?i)(\bAuthorization\\{0,3}[\"']?[ \t]*[:=][ \t]*\\{0,3}[\"']?"
+            r"(?:[a-z][\w-]{1,20}[ \t]+)?)(?=[\w.~+/-]{0,200}[\d=])"
+            rf"(?!{_PLACEHOLDER.pattern})[\w.~+/-]{{6,}}=*"
+        ),
+        _always(r"\1[secret]"),
+    ),
+    # Behind `basic` stands a word as a rule.
+    (
+        re.compile(
+            r"\b(Bearer|Basic)[ \t]+(?=[\w.~+/-]{0,200}(?:\d|=|(?-i:[a-z][A-Z])))[\w.~+/-]{12,}=*",
+            re.IGNORECASE,
+        ),
+        _always(r"\1 [secret]"),
+    ),
+    # A name, an equals sign or a colon, and the secret.
+    (
+        re.compile(rf"({_SECRET_NAME.pattern}[\w-]{{0,40}}{_BETWEEN}){_QUOTED}"),
+        _always(r"\1\g<mark>[secret]\g<mark>"),
+    ),
+    (
+        re.compile(rf"({_SECRET_NAME.pattern}[\w-]{{0,40}}{_BETWEEN}[\"']?){_BARE}"),
+        _always(r"\1[secret]"),
+    ),
+    # Weaker signs, and what is no plain word.
+    (
+        re.compile(
+            rf"((?:{_WEAK_NAME}{_BETWEEN}|{_SECRET_NAME.pattern}[ \t]+(?:is|was)[ \t]+)[\"'`]?)"
+            rf"(?=[^\s\"',;]{{0,200}}\d)({_BARE})"
+        ),
+        _likely,
+    ),
+    (
+        re.compile(
+            rf"((?<![\w-])--[\w-]{{0,40}}(?:{_SECRET_NAME.pattern}|{_WEAK_NAME})[ \t]+){_BARE}"
         ),
         _always(r"\1[secret]"),
     ),
@@ -207,7 +326,12 @@ _RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
         re.compile(r"(?<![\w:])[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){3,7}(?![\w:])"),
         _network_address,
     ),
+    (re.compile(r"(?<![\w-])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}(?![\w-])"), _account),
     (re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])"), _card),
+    (
+        re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])"),
+        _always("[social security number]"),
+    ),
     # +49 30 901820, (030) 901820, 020 7946 0958, 555-010-4477; dates and decimals are none.
     (
         re.compile(
@@ -218,5 +342,6 @@ _RULES: tuple[tuple[re.Pattern[str], _Judge], ...] = (
         ),
         _phone,
     ),
+    (re.compile(r"(?<![\w+/=-])[A-Z2-7]{16,128}={0,6}(?![\w+/=-])"), _base32),
     (re.compile(r"(?<![\w+/=-])[\w+/-]{20,}={0,2}(?![\w+/=-])", re.ASCII), _random_looking),
 )
