@@ -40,7 +40,8 @@ from senryu.server.wire.errors import InvalidRequest
 from .encode import Tongue, encode, open_tongue, same_tokens
 from .errors import DistillError
 from .prompts.base import Task
-from .recipe import Recipe, SelfSource
+from .prompts.self_synthesis import fault
+from .recipe import Recipe
 from .samples import Sample
 from .shards import ShardStore, tail_of
 from .teachers.base import Answer, Ask, Teacher
@@ -49,7 +50,7 @@ ROUNDS = 4
 """Answers of one turn that may call tools; the next one may not."""
 _FLUSH_SECONDS = 60.0
 _RESULT_TOKENS = 96
-_USER_TOKENS = 96
+_USER_TRIES = 3
 _CUT = (StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW_EXCEEDED)
 
 _PLAY = """\
@@ -83,7 +84,8 @@ async def collect(
     so about the recipe's share of chats, and a sample with a thought is one of the kind `thinking`.
 
     `tongue` is the student's; left out, the one of the recipe's student or of the teacher. Raises
-    DistillError; what was answered before is stored.
+    DistillError, at once where the student could not be trained on what would be stored; what was
+    answered before is stored.
     """
     todo = missing(tasks, store)
     if not todo:
@@ -117,6 +119,8 @@ class _Collecting:
         self._began = self._flushed = time.monotonic()
         self._finished = self._answers = self._tokens = 0
         self._useless: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+        """The first reason of each kind, in full."""
 
     async def run(self, tasks: Sequence[Task]) -> None:
         self._progress.begin(self._total)
@@ -133,7 +137,8 @@ class _Collecting:
 
     def report(self) -> None:
         """Raises DistillError where nothing came of all the tasks."""
-        reasons = ", ".join(f"{count} {why}" for why, count in self._useless.most_common())
+        told = self._useless.most_common()
+        reasons = ", ".join(f"{count} {self._examples[why]}" for why, count in told)
         if not self._store.ids():
             raise DistillError(
                 f"The teacher gave no usable answer to any of {self._total} prompts ({reasons}): "
@@ -149,7 +154,9 @@ class _Collecting:
         for task in source:
             samples, why = await self._follow(task)
             if why:
-                self._useless[why] += 1
+                kind = why.partition(",")[0]
+                self._useless[kind] += 1
+                self._examples.setdefault(kind, why)
             if samples:
                 self._store.append(samples)
             else:
@@ -197,7 +204,7 @@ class _Collecting:
                 conversation = _with(conversation, Message(role="user", content=tuple(results)))
                 choice = ToolChoice(mode="auto" if rounds < ROUNDS else "none")
                 continue
-            said = await self._next_turn(conversation, ask) if turns else None
+            said = await self._next_turn(conversation, ask, task) if turns else None
             if said is None:
                 return samples, ""
             turns, rounds, choice = turns - 1, 0, ToolChoice()
@@ -254,15 +261,19 @@ class _Collecting:
         answer = await self._answered(play)
         return answer.message.text.strip() or "Done."
 
-    async def _next_turn(self, conversation: Conversation, ask: Ask) -> Message | None:
-        limits = [each.max_tokens for each in self._recipe.sources if isinstance(each, SelfSource)]
-        text = await self._teacher.user_turn(
-            conversation,
-            system=conversation.system_text,
-            sampling=replace(ask.sampling, max_tokens=max(limits, default=_USER_TOKENS)),
-            seed=_seed(f"{ask.key}-user"),
-        )
-        return None if text is None else Message(role="user", content=(TextBlock(text=text),))
+    async def _next_turn(self, conversation: Conversation, ask: Ask, task: Task) -> Message | None:
+        """What a person may say next; None when the teacher made nothing of the kind up."""
+        sampling = Sampling(max_tokens=task.user_tokens, temperature=task.user_temperature)
+        for tried in range(_USER_TRIES):
+            text = await self._teacher.user_turn(
+                conversation,
+                system=conversation.system_text,
+                sampling=sampling,
+                seed=_seed(f"{ask.key}-user" + (f" {tried}" if tried else "")),
+            )
+            if text is not None and fault(text, follows=True) is None:
+                return Message(role="user", content=(TextBlock(text=text.strip()),))
+        return None
 
 
 class _Reader:
@@ -278,10 +289,15 @@ class _Reader:
         folder = teacher.card.folder
         if self._as_written and folder is not None and recipe.student.shape == "model":
             self._as_written = same_tokens(folder, self._model or folder)
+            if not self._as_written and recipe.train.loss != "sft":
+                raise DistillError(
+                    f"The student {self._model} reads other tokens than the teacher, and so cannot "
+                    f"learn its distributions: set train.loss from {recipe.train.loss!r} to 'sft', "
+                    "or take a student.model with the teacher's tokenizer."
+                )
             if not self._as_written:
                 progress.say(
-                    "The student reads other tokens than the teacher: samples hold the text alone, "
-                    "so only the loss `sft` can be trained with."
+                    "The student reads other tokens than the teacher: samples hold the text alone."
                 )
 
     def sample(self, task: Task, ask: Ask, answer: Answer) -> Sample:
@@ -354,8 +370,11 @@ def _as_written(answer: Answer) -> dict[str, Any]:
 
 
 def _useless(answer: Answer, demands: Demands) -> str:
-    """Why an answer is worth nothing to a student, in two or three words; empty when it is."""
+    """Why an answer is worth nothing to a student; empty when it is worth something. What stands
+    before the first comma is the same for many."""
     blocks = answer.message.content
+    if answer.fault:
+        return answer.fault
     tools = {tool.name: tool for tool in demands.callable_tools}
     calls = [block for block in blocks if isinstance(block, ToolUseBlock)]
     if not calls and not answer.message.text.strip():

@@ -18,15 +18,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DistillError
+from .prompts.base import Task
 from .prompts.wire import (
     conversation_from_json,
     conversation_to_json,
     message_from_json,
     message_to_json,
+    whole_letters,
 )
 from .samples import Sample
 
@@ -49,13 +52,14 @@ class ShardStore:
         self._folder = folder
         self._shard_samples = max(1, shard_samples)
         self._waiting: list[Sample] = []
+        self._waiting_ids: set[str] = set()
         self._left_waiting: dict[str, str] = {}
         self._known: set[str] | None = None
 
     def ids(self) -> set[str]:
         """Those of all samples, also of those that wait to be written. Raises DistillError for a
         damaged shard."""
-        return {*self._ids(), *(each.id for each in self._waiting)}
+        return self._ids() | self._waiting_ids
 
     def left_out(self) -> dict[str, str]:
         """The tasks that gave no sample, and why."""
@@ -75,8 +79,11 @@ class ShardStore:
     def append(self, samples: Sequence[Sample]) -> None:
         """Those of one task, which reach the disk together; known ones are passed over. Raises
         DistillError when the disk takes no more."""
-        known = self.ids()
-        self._waiting += [each for each in samples if each.id not in known]
+        known = self._ids()
+        for each in samples:
+            if each.id not in known and each.id not in self._waiting_ids:
+                self._waiting.append(each)
+                self._waiting_ids.add(each.id)
         if len(self._waiting) >= self._shard_samples:
             self.flush()
 
@@ -98,23 +105,22 @@ class ShardStore:
         except OSError as problem:
             raise DistillError(_disk_sentence(problem, self._folder)) from problem
 
-    def samples(self, held_out: bool | None = None) -> Iterator[Sample]:
-        """What is on the disk; only the held out, or only the others, if asked. Raises
-        DistillError for a damaged shard."""
+    def samples(
+        self, held_out: bool | None = None, *, tasks: Sequence[Task] | None = None
+    ) -> Iterator[Sample]:
+        """What is on the disk; only the held out, or only the others, if asked. Given `tasks`, of
+        these alone, and they say what is held out: prompts that were gathered anew may have changed
+        sides since they were answered. Raises DistillError for a damaged shard."""
+        sides = None if tasks is None else {task.id: task.held_out for task in tasks}
         for shard in self._shards():
             for sample in _samples(_table(shard), shard):
+                if sides is not None:
+                    side = sides.get(_task_of(sample.id))
+                    if side is None:
+                        continue
+                    sample = sample if sample.held_out is side else replace(sample, held_out=side)
                 if held_out is None or sample.held_out is held_out:
                     yield sample
-
-    def verify(self) -> None:
-        """Raises DistillError, which names the first damaged shard."""
-        for shard in self._shards():
-            _table(shard)
-
-    def digest(self) -> str:
-        """Another one whenever there are other samples."""
-        names = "\n".join(shard.name for shard in self._shards())
-        return hashlib.sha256(names.encode()).hexdigest()
 
     def _shards(self) -> list[Path]:
         try:
@@ -150,8 +156,9 @@ class ShardStore:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-        self._ids().update(each.id for each in self._waiting)
+        self._ids().update(self._waiting_ids)
         self._waiting.clear()
+        self._waiting_ids.clear()
 
     def _write_left_out(self) -> None:
         """Appended: half a line at its end, from a kill, is ended first and passed over after."""
@@ -161,6 +168,10 @@ class ShardStore:
             file.flush()
             os.fsync(file.fileno())
         self._left_waiting.clear()
+
+
+def _task_of(sample: str) -> str:
+    return sample.rpartition("-")[0]
 
 
 def _number(shard: Path) -> int:
@@ -234,7 +245,7 @@ def _column(name: str, kind: pa.DataType, samples: Sequence[Sample]) -> pa.Array
         case "top_k":
             return pa.array([each.top_ids.shape[1] for each in samples], kind)
         case "id" | "kind" | "source" | "held_out":
-            return pa.array([getattr(each, name) for each in samples], kind)
+            return pa.array([whole_letters(getattr(each, name)) for each in samples], kind)
     rows = [getattr(each, name).reshape(-1) for each in samples]
     ends = np.cumsum([0, *map(len, rows)])
     return pa.ListArray.from_arrays(
@@ -243,7 +254,7 @@ def _column(name: str, kind: pa.DataType, samples: Sequence[Sample]) -> pa.Array
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(whole_letters(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def _table(shard: Path) -> pa.Table:

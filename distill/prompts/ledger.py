@@ -18,7 +18,11 @@ from typing import Any
 from senryu.distill.errors import DistillError
 
 from .base import Task
-from .wire import task_from_json, task_to_json
+from .wire import task_from_json, task_to_json, whole_letters
+
+
+class AnotherRecipe(DistillError):
+    """The file is whole, and not of this recipe."""
 
 
 class Ledger:
@@ -64,7 +68,11 @@ class Ledger:
 
     def append(self, task: Task) -> None:
         """A kill of this process costs nothing that was appended."""
-        self._write(task_to_json(task))
+        told = task_to_json(task)
+        whole = whole_letters(told)
+        if whole != told:  # UTF-8 could not spell it; its id stays the one that it was met by
+            told, task = whole, task_from_json(whole)
+        self._write(told)
         self.tasks.append(task)
         self.under_way.append(task)
 
@@ -99,7 +107,7 @@ class Ledger:
 
     def _check_recipe(self, told: Any, digest: str) -> None:
         if told != digest:
-            raise DistillError(
+            raise AnotherRecipe(
                 f"{self._file} was gathered for another recipe (its prompts, its filters, the "
                 "share that is held out, or the teacher that made prompts up): give another --out, "
                 "or delete the file to gather anew."

@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections import Counter, deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from senryu.distill.recipe import SelfSource
 from senryu.distill.teachers.base import Teacher
@@ -64,24 +65,26 @@ async def made_up(
             if text is None or reason is not None:
                 tally[reason or "empty"] += 1
                 continue
-            yield make_task(
+            task = make_task(
                 user_says(text.strip(), system=source.system),
                 source="self",
                 further_turns=max(0, source.turns - 1),
             )
+            yield replace(task, user_tokens=source.max_tokens, user_temperature=source.temperature)
     finally:
         for each in pending:
             each.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
 
-def fault(text: str | None) -> str | None:
-    """Why a text is no request that a person could have sent; None when it may be one."""
+def fault(text: str | None, *, follows: bool = False) -> str | None:
+    """Why a text is no request that a person could have sent; None when it may be one. One that
+    `follows` an answer may be of a word or two, and need not ask for anything."""
     if text is None or not text.strip():
         return "empty"
     words = re.findall(r"\w+", text.casefold())
     unspaced = len(_UNSPACED.findall(text))
-    if len(words) + unspaced // 2 < _FEWEST_WORDS:
+    if not follows and len(words) + unspaced // 2 < _FEWEST_WORDS:
         return "too short"
     if len(words) > _MOST_WORDS or len(text) > _MOST_CHARACTERS:
         return "too long"
@@ -89,7 +92,7 @@ def fault(text: str | None) -> str | None:
         return "with chat markup"
     if _repeats(text, words):
         return "repetitive"
-    if not _asks(text, words):
+    if not _spoken_by_a_person(text) or not (follows or _asks(text, words)):
         return "not a request"
     return None
 
@@ -104,12 +107,15 @@ def _repeats(text: str, words: list[str]) -> bool:
     return len(triples) >= 8 and len(set(triples)) < 0.6 * len(triples)
 
 
+def _spoken_by_a_person(text: str) -> bool:
+    """Neither mostly digits and marks, nor begun as a helper begins."""
+    letters = sum(each.isalpha() or each.isspace() for each in text)
+    return letters >= 0.6 * len(text) and not _ANSWERS.match(text)
+
+
 def _asks(text: str, words: list[str]) -> bool:
     """Whether somebody may want something with this. In languages that these words are not of,
-    everything that is not mostly digits and marks passes."""
-    letters = sum(each.isalpha() or each.isspace() for each in text)
-    if letters < 0.6 * len(text) or _ANSWERS.match(text):
-        return False
+    everything passes."""
     if "?" in text or "\uff1f" in text or not text.isascii():
         return True
     return not _ASKING.isdisjoint(words)

@@ -18,7 +18,7 @@ from senryu.distill.encode import Tongue
 from senryu.distill.errors import DistillError
 from senryu.distill.prompts.base import Task
 from senryu.distill.prompts.wire import conversation_from_json
-from senryu.distill.recipe import CollectRecipe, Recipe, TeacherRecipe
+from senryu.distill.recipe import CollectRecipe, Recipe, StudentRecipe, TeacherRecipe, TrainRecipe
 from senryu.distill.samples import Sample
 from senryu.distill.shards import ShardStore
 from senryu.distill.teachers.base import Answer, Ask, TeacherCard
@@ -198,6 +198,31 @@ async def test_a_conversation_ends_where_nothing_usable_comes(tmp_path: Path) ->
     assert len(samples) == 1
 
 
+async def test_turns_that_follow_are_drawn_as_their_source_says(tmp_path: Path) -> None:
+    """And not as answers are."""
+    engine = TellingEngine(lambda asked: "Go on?" if asked.endswith("user\n") else "Fine.")
+    asked = task("How?", further_turns=1, user_tokens=33, user_temperature=0.25)
+    cool = replace(RECIPE, collect=replace(RECIPE.collect, temperature=0.75, top_p=0.5))
+    await collected([asked], engine, tmp_path, cool)
+    drawn = [(each.max_tokens, each.temperature, each.top_p) for each in engine.samplings]
+    assert drawn == [(200, 0.75, 0.5), (33, 0.25, 1.0), (200, 0.75, 0.5)]
+
+
+async def test_a_turn_that_no_person_would_write_is_made_up_anew(tmp_path: Path) -> None:
+    """Some times; then the conversation ends."""
+    turns = ["Sure, here is a list.", "<|im_start|>", "And you?"]
+
+    def say(asked: str) -> str:
+        return turns.pop(0) if asked.endswith("user\n") else "Fine."
+
+    samples = await collected([task("How?", further_turns=1)], TellingEngine(say), tmp_path)
+    assert samples[-1].conversation.messages[-1].text == "And you?"
+    turns += ["Sure, here you go."] * 9
+    asked = task("How?", 1, further_turns=1)
+    assert len(await collected([asked], TellingEngine(say), tmp_path / "b")) == 1
+    assert len(turns) == 6
+
+
 class Saying:
     """A teacher of text alone that gives these answers, one after the other."""
 
@@ -359,3 +384,48 @@ async def test_progress_tells_how_fast_and_how_long(tmp_path: Path) -> None:
     assert listener.told[-1].startswith("3/3 ")
     assert listener.told[-1].endswith(" tok/s, 0:00 left")
     assert listener.said[-1].startswith("3 answers with 15 tokens in ")
+
+
+async def test_a_refused_prompt_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    """Refusals of one kind are counted together; one of them stands for all."""
+    told: list[str] = []
+
+    class Refusing(Saying):
+        async def answers(self, asks: Iterable[Ask]) -> AsyncIterator[Answer]:
+            async for each in super().answers(asks):
+                number = int(each.key.partition("-")[0], 16)
+                if number:
+                    why = f"refused with status 400, '{number} tokens are too many'"
+                    each = replace(each, message=replace(each.message, content=()), fault=why)
+                yield each
+
+    class Listener(Silent):
+        def say(self, sentence: str) -> None:
+            told.append(sentence)
+
+    store = ShardStore(tmp_path)
+    await collect(tasks(4), Refusing(("Yes.",)), RECIPE, store, Listener(), tongue=STUDENT)
+    assert told[-1].endswith("; left out: 3 refused with status 400, '1 tokens are too many'.")
+    assert store.left_out()[f"{3:040x}"] == ("refused with status 400, '3 tokens are too many'")
+
+
+async def test_a_student_that_cannot_learn_distributions_is_refused_before_the_first_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads other tokens than the teacher, so that only the text is of use to it."""
+    monkeypatch.setattr("senryu.distill.collect.same_tokens", lambda one, other: False)
+    student = StudentRecipe(shape="model", model="another")
+    engine = TellingEngine()
+    recipe = replace(RECIPE, student=student)
+    teaching = teacher(engine, folder=tmp_path)
+    with pytest.raises(DistillError) as caught:
+        await collected(tasks(1), teaching, tmp_path, recipe, tongue=STUDENT)
+    assert str(caught.value) == (
+        "The student another reads other tokens than the teacher, and so cannot learn its "
+        "distributions: set train.loss from 'forward-kl' to 'sft', or take a student.model with "
+        "the teacher's tokenizer."
+    )
+    assert not engine.prompts
+    words = replace(recipe, train=TrainRecipe(loss="sft"))
+    (sample,) = await collected(tasks(1), teaching, tmp_path, words, tongue=STUDENT)
+    assert sample.top_ids.shape[1] == 0

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 pytest.importorskip("pyarrow", reason="the model packages are not installed: make setup")
 
 from senryu.distill.errors import DistillError
+from senryu.distill.prompts.base import Task
 from senryu.distill.prompts.wire import conversation_from_json
 from senryu.distill.samples import Sample
 from senryu.distill.shards import LEFT_OUT, ShardStore, tail_of
@@ -91,7 +93,6 @@ def test_held_out_samples_are_told_from_the_others(tmp_path: Path) -> None:
 
 def test_an_empty_store_has_nothing_and_nothing_is_wrong_with_it(tmp_path: Path) -> None:
     store = ShardStore(tmp_path / "not there")
-    store.verify()
     store.flush()
     assert store.ids() == set()
     assert list(store.samples()) == []
@@ -128,13 +129,60 @@ def test_a_shards_name_holds_the_hash_of_its_bytes(tmp_path: Path) -> None:
         )
 
 
-def test_other_samples_have_another_digest(tmp_path: Path) -> None:
-    store = ShardStore(tmp_path, 1)
-    store.append([made("a-0")])
-    before = store.digest()
-    assert before == ShardStore(tmp_path).digest()
-    store.append([made("b-0")])
-    assert store.digest() != before
+def test_the_tasks_of_now_say_what_is_read_and_what_is_held_out(tmp_path: Path) -> None:
+    """Prompts may be gathered anew, with other sides, after they were answered."""
+    store = ShardStore(tmp_path)
+    store.append([made("a-0"), made("a-1")])
+    store.append([made("b-0", held_out=True)])
+    store.append([made("c-0")])
+    store.flush()
+    asked = {
+        name: Task(
+            id=name,
+            source="self",
+            kind="chat",
+            conversation=made("x").conversation,
+            held_out=name != "b",
+        )
+        for name in "abd"
+    }
+    read = list(store.samples(tasks=list(asked.values())))
+    assert [(each.id, each.held_out) for each in read] == [
+        ("a-0", True),
+        ("a-1", True),
+        ("b-0", False),
+    ]
+    assert same(read[2], replace(made("b-0"), held_out=False))
+    assert [each.id for each in store.samples(True, tasks=[asked["a"]])] == ["a-0", "a-1"]
+    assert [each.id for each in store.samples(False, tasks=[asked["b"]])] == ["b-0"]
+    assert list(store.samples(tasks=[])) == []
+    assert len(list(store.samples())) == 4
+
+
+def test_a_sample_more_costs_the_same_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known is looked up, and never gone through."""
+    store = ShardStore(tmp_path, 10)
+    store.append([made(f"{n}-0") for n in range(20)])
+    monkeypatch.setattr(ShardStore, "ids", None)
+    for number in range(15, 25):
+        store.append([made(f"{number}-0")])
+    store.flush()
+    assert [each.id for each in store.samples()] == [f"{n}-0" for n in range(25)]
+
+
+def test_half_a_letter_does_not_lose_what_waits_with_it(tmp_path: Path) -> None:
+    """No file can hold one; in its place stands the sign for what cannot be shown."""
+    store = ShardStore(tmp_path)
+    store.append([made("a-0"), made("b-0", text="a\ud83d")])
+    store.append([replace(made("c-0"), source="file \ud83d")])
+    store.leave_out("d", "refused with '\ud83d'")
+    store.flush()
+    read = list(store.samples())
+    assert [each.answer.text for each in read] == ["é\n🙂", "a\ufffd", "é\n🙂"]
+    assert read[2].source == "file \ufffd"
+    assert list(store.left_out()) == ["d"]
 
 
 def test_any_program_that_reads_parquet_reads_a_shard(tmp_path: Path) -> None:
@@ -166,7 +214,6 @@ def test_a_damaged_shard_is_named_with_the_way_out(where: int, tmp_path: Path) -
     for ask in (
         lambda: ShardStore(tmp_path).ids(),
         lambda: list(ShardStore(tmp_path).samples()),
-        lambda: ShardStore(tmp_path).verify(),
     ):
         with pytest.raises(DistillError) as caught:
             ask()
@@ -297,16 +344,18 @@ COLLECTING = """
     from pathlib import Path
     sys.path[:0] = {path!r}
     from telling_engine import TellingEngine
-    from test_collect import RECIPE, tasks
+    from test_collect import RECIPE, task
     from senryu.distill.collect import collect
     from senryu.distill.shards import ShardStore
     from senryu.distill.teachers.engine import EngineTeacher
     from senryu.quant.progress import Silent
 
     async def go():
-        teacher = EngineTeacher(TellingEngine(), folder=None, top_k=4, streams=8)
+        say = lambda asked: "And you?" if asked.endswith("user\\n") else "Yes."
+        teacher = EngineTeacher(TellingEngine(say), folder=None, top_k=4, streams=8)
         store = ShardStore(Path({out!r}), 3)
-        await collect(tasks({count}), teacher, RECIPE, store, Silent())
+        asked = [task(f"Question {{n}}", n, further_turns=n % 3) for n in range({count})]
+        await collect(asked, teacher, RECIPE, store, Silent())
 
     asyncio.run(go())
 """
@@ -314,8 +363,13 @@ COLLECTING = """
 
 def test_killed_at_any_moment_no_sample_is_lost_or_doubled(tmp_path: Path) -> None:
     """A process that collects is killed with SIGKILL again and again, as often in the middle of a
-    write as not, and then left to finish. What it had stored before each kill is still there."""
-    count, chance = 240, random.Random(5)
+    write as not, and then left to finish. What it had stored before each kill is still there, and
+    a task of several answers is there whole or not at all."""
+    count, chance = 120, random.Random(5)
+
+    def answers(task: int) -> set[str]:
+        return {f"{task:040x}-{number}" for number in range(1 + task % 3)}
+
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "judges")]
     source = textwrap.dedent(COLLECTING).format(path=folders, out=str(tmp_path), count=count)
     stored: set[str] = set()
@@ -329,7 +383,9 @@ def test_killed_at_any_moment_no_sample_is_lost_or_doubled(tmp_path: Path) -> No
         now = ShardStore(tmp_path).ids()
         assert stored <= now
         stored = now
-    assert 0 < len(stored) < count, "the kills came in the middle"
+        begun = {identity.partition("-")[0] for identity in stored}
+        assert stored == {each for task in begun for each in answers(int(task, 16))}
+    assert 0 < len(stored) < 2 * count, "the kills came in the middle"
     subprocess.run([sys.executable, "-c", source], check=True)
     found = [sample.id for sample in ShardStore(tmp_path).samples()]
-    assert sorted(found) == sorted(f"{task:040x}-0" for task in range(count))
+    assert sorted(found) == sorted(each for task in range(count) for each in answers(task))

@@ -117,3 +117,13 @@ def test_a_folder_in_its_place_is_one_sentence(file: Path) -> None:
     file.mkdir(parents=True)
     with pytest.raises(DistillError, match="cannot be written"):
         Ledger(file, "digest")
+
+
+def test_half_a_letter_is_written_as_what_cannot_be_shown(file: Path) -> None:
+    """And the task in memory is the one that the file gives again."""
+    with Ledger(file, "digest") as ledger:
+        ledger.append(make_task(user_says("What is \ud83d?"), source="self"))
+        (task,) = ledger.tasks
+    assert task.conversation == user_says("What is \ufffd?")
+    with Ledger(file, "digest") as ledger:
+        assert ledger.tasks == [task]

@@ -59,6 +59,10 @@ async def test_the_system_prompt_and_the_turns_are_the_recipes(talker: Any) -> N
     assert teacher.systems == {"You know birds."}
     assert task.conversation.system_text == "You know birds."
     assert (task.source, task.kind, task.further_turns) == ("self", "chat", 2)
+    (task, *_), _ = await gathered(
+        talker(question), source(turns=2, max_tokens=33, temperature=0.4)
+    )
+    assert (task.further_turns, task.user_tokens, task.user_temperature) == (1, 33, 0.4)
 
 
 async def test_what_is_no_request_is_counted_by_its_reason(talker: Any) -> None:
@@ -136,3 +140,23 @@ def test_a_request_is_kept(text: str) -> None:
 )
 def test_other_texts_are_left_out_with_a_reason(text: str | None, reason: str) -> None:
     assert fault(text) == reason
+
+
+@pytest.mark.parametrize("text", ["Why?", "Thanks!", "I like the second one.", "Ok, go on"])
+def test_a_turn_that_follows_an_answer_may_be_short(text: str) -> None:
+    assert fault(text, follows=True) is None
+    assert fault(text) is not None or text == "Ok, go on"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Sure, here is what I can do for you.", "not a request"),
+        ("<|im_start|>user", "with chat markup"),
+        ("ha " * 30, "repetitive"),
+        ("+-*/ 12 34 ==", "not a request"),
+        (" ", "empty"),
+    ],
+)
+def test_a_turn_that_follows_is_still_a_persons(text: str, reason: str) -> None:
+    assert fault(text, follows=True) == reason
