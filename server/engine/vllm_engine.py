@@ -207,12 +207,12 @@ class VllmEngine:
             if isinstance(prompt, _SeenPrompt)
             else TokensPrompt(prompt_token_ids=prompt.token_ids)
         )
-        params = _sampling_params(sampling)
         read: Callable[[Any], TokenEvent] = _token_event
-        if sampling.top_logprobs:
-            read = _Speller(self._llm.tokenizer, prompt.token_ids, params, request_id).event
-        outputs = self._llm.generate(asked, params, request_id)
         try:
+            params = _sampling_params(sampling)  # which refuses what is out of range
+            if sampling.top_logprobs:
+                read = _Speller(self._llm.tokenizer, prompt.token_ids, params, request_id).event
+            outputs = self._llm.generate(asked, params, request_id)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield read(output)

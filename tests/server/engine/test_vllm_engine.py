@@ -3,11 +3,14 @@ the most probable tokens is read as it is meant."""
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from senryu.server.engine.base import EngineError
-from senryu.server.engine.vllm_engine import _top_tokens, installed_build
+from senryu.server.conversation.messages import Sampling
+from senryu.server.engine.base import EngineError, PromptRefused
+from senryu.server.engine.vllm_engine import VllmEngine, _top_tokens, installed_build
+from senryu.server.turn.prompt import Prompt
 
 
 def install(folder: Path, name: str, version: str) -> None:
@@ -105,3 +108,17 @@ def test_outputs_that_vllm_merged_tell_the_same() -> None:
     assert together is not None
     assert together.ids == [each.ids[0] for each in apart if each] == [[5, 7], [5, 7]]
     assert together.logprobs == [each.logprobs[0] for each in apart if each]
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")  # what the engine imports into this process is not ours
+@pytest.mark.parametrize("top_logprobs", [0, 4])
+async def test_what_vllm_cannot_draw_with_is_refused_in_one_sentence(top_logprobs: int) -> None:
+    """Before anything is asked of the model."""
+    pytest.importorskip("vllm")
+    nothing: Any = SimpleNamespace()
+    engine = VllmEngine(nothing, nothing, nothing, nothing)
+    cold = Sampling(max_tokens=1, temperature=-1.0, top_logprobs=top_logprobs)
+    with pytest.raises(PromptRefused, match=r"^The engine refuses this request: temperature"):
+        async for _ in engine.generate(Prompt(token_ids=[1]), cold, "r"):
+            pass
