@@ -502,7 +502,7 @@ async def test_bytes_that_cannot_be_unpacked_are_an_answer_of_another_form() -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://teacher:port", "teacher.test/v1", "ftp://x.test", "http://"]
+    "url", ["http://teacher.test:port", "teacher.test/v1", "ftp://x.test", "http://"]
 )
 def test_an_address_that_is_none_is_told_at_once(url: str) -> None:
     with pytest.raises(DistillError, match=r"^teacher\.url, .*, is no address"):
