@@ -7,6 +7,7 @@ any room can show its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -126,7 +127,7 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in table.columns)
     rows = _join(
         f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(each)}</td>" for each in rest)
+        + "".join(f"<td>{_cell(each)}</td>" for each in rest)
         + "</tr>"
         for first, *rest in table.rows
     )
@@ -134,6 +135,11 @@ def _table(table: Table) -> str:
         f'<div class="wide"><table{kind}>\n{caption}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
+
+
+def _cell(words: str) -> str:
+    """What ends in brackets may be broken before them, and not within."""
+    return re.sub(r" (\([^()]*\))$", r" <span>\1</span>", escape(words))
 
 
 def _side_by_side(part: SideBySide) -> str:
@@ -209,15 +215,28 @@ footer { margin-top: 3rem; font-size: .85rem; }
   padding: .75rem 1rem;
 }
 .card > * { display: block; }
-.card strong { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; margin: 0 0 1rem; }
+.card strong { font-size: 1.15rem; font-variant-numeric: tabular-nums; }
+/* A shade at the side where there is more: the two covers scroll away with the table. */
+.wide {
+  overflow-x: auto; margin: 0 0 1rem;
+  background:
+    linear-gradient(to right, var(--paper) 50%, transparent) left / 2rem 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 50%, transparent) right / 2rem 100% no-repeat local,
+    linear-gradient(to right, var(--edge), transparent) left / .75rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--edge), transparent) right / .75rem 100% no-repeat scroll;
+}
 table { border-collapse: collapse; min-width: 100%; font-size: .9rem; }
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--edge); }
 th { font-weight: 600; min-width: 5rem; }
+td { overflow-wrap: anywhere; }
+tr > :last-child { padding-right: 0; }
 .numbers td, .numbers thead th:not(:first-child) {
-  text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
+  text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal;
 }
+.numbers td:not(:has(span)) { white-space: nowrap; }
+.numbers thead th:not(:first-child) { min-width: 0; }
+.numbers td span { color: var(--faint); white-space: nowrap; }
 figure { margin: 0 0 1.5rem; max-width: 46rem; }
 figure svg { width: 100%; height: auto; display: block; }
 figcaption { font-size: .85rem; }

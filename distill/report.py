@@ -7,6 +7,7 @@ Comes in: an evaluation, the curve of the training, the recipe's text. Goes out:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isclose
 
 from .compare import Figure
 from .curve import Point
@@ -129,12 +130,15 @@ def _run_row(each: Other, own: Other) -> tuple[str, ...]:
 
 def _curves(curve: Sequence[Point]) -> tuple[Part, ...]:
     shared = [point for point in curve if not point.on_policy]
-    losses = [
-        _line("loss", shared, lambda point: point.loss),
+    parts = [
         _line("KL to the teacher", shared, lambda point: point.kl),
         _line("cross-entropy", shared, lambda point: point.sft),
-        _line("loss on its own text", _own(curve), lambda point: point.loss),
     ]
+    loss = _line("loss", shared, lambda point: point.loss)
+    # A loss that is one of its parts would lie under it.
+    alone = [] if any(_same(loss, each) for each in parts) else [loss]
+    own = _line("loss on its own text", _own(curve), lambda point: point.loss)
+    losses = [*alone, *parts, own]
     rate = [_line("learning rate", curve, lambda point: point.learning_rate)]
     speed = [_line("tokens a second", curve, lambda point: point.tokens_per_second)]
     drawn = (
@@ -156,6 +160,13 @@ def _own(curve: Sequence[Point]) -> list[Point]:
 def _line(name: str, curve: Sequence[Point], value: Callable[[Point], float | None]) -> Line:
     told = ((point.tokens, value(point)) for point in curve)
     return Line(name, tuple((float(x), y) for x, y in told if y is not None))
+
+
+def _same(one: Line, other: Line) -> bool:
+    return len(one.points) == len(other.points) and all(
+        isclose(mine, its, rel_tol=1e-3)
+        for (_, mine), (_, its) in zip(one.points, other.points, strict=True)
+    )
 
 
 def _by_kind(evaluation: Evaluation) -> tuple[Part, ...]:

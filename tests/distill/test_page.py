@@ -92,3 +92,10 @@ def test_tables_name_their_columns_and_rows() -> None:
     told = page("it", "", [Section("t", (Table(("", "a"), (("one", "1"),)),))])
     assert '<th scope="col">a</th>' in told
     assert '<th scope="row">one</th><td>1</td>' in told
+
+
+def test_an_interval_stays_in_one_piece() -> None:
+    table = Table(("run", "KL"), (("ours", "2.1 (1.9 to 2.3)"), ("<b>", "<i> (b) c")))
+    told = page("t", "s", [Section("x", (table,))])
+    assert "<td>2.1 <span>(1.9 to 2.3)</span></td>" in told
+    assert "<td>&lt;i&gt; (b) c</td>" in told
