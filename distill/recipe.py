@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -343,7 +344,10 @@ def read_recipe(file: Path) -> Recipe:
             f"The recipe {file} has no [teacher]: name its model, its licence, and whether that "
             "allows training on its outputs."
         )
-    told["prompts"] = [_located(each, file.parent) for each in told.get("prompts", [])]
+    sources = told.get("prompts", [])
+    if not isinstance(sources, list):
+        raise RecipeError("prompts must be a list of tables, each under [[prompts]].")
+    told["prompts"] = [_located(each, file.parent) for each in sources]
     recipe: Recipe = _built(Recipe, told, "")
     _refuse_unlicensed(recipe.teacher)
     _refuse_impossible(recipe)
@@ -369,9 +373,24 @@ def _refuse_impossible(recipe: Recipe) -> None:
             value = getattr(getattr(recipe, table), key)
             if value > 1:
                 raise RecipeError(f"{table}.{key} is {value}; it takes 0 to 1.")
-    for key in ("tokens", "batch_tokens", "sequence", "checkpoint_steps", "vocabulary_chunk"):
-        if not getattr(recipe.train, key):
-            raise RecipeError(f"train.{key} is 0; it takes at least 1.")
+    for table, keys in _COUNTS.items():
+        for key in keys:
+            if not getattr(getattr(recipe, table), key):
+                raise RecipeError(f"{table}.{key} is 0; it takes at least 1.")
+    for place, source in enumerate(recipe.prompts):
+        if isinstance(source, SelfSource) and not (source.max_tokens and source.turns):
+            raise RecipeError(
+                f"prompts[{place}] asks for no turn or no token: both take 1 or more."
+            )
+    if not recipe.collect.top_p or recipe.collect.temperature > 2:
+        raise RecipeError(
+            "collect.top_p takes more than 0 and up to 1, collect.temperature 0 to 2."
+        )
+    if recipe.teacher.url and "@" in recipe.teacher.url:
+        raise RecipeError(
+            "teacher.url must not hold a password, for the recipe goes into the report: name an "
+            "environment variable as teacher.key_variable."
+        )
     if recipe.teacher.api != "engine" and not recipe.teacher.url:
         raise RecipeError(
             f"teacher.api is {recipe.teacher.api!r} and teacher.url is missing: give the address "
@@ -387,6 +406,11 @@ def _refuse_impossible(recipe: Recipe) -> None:
         raise RecipeError("student.shape is 'model' and student.model is missing: name a folder.")
 
 
+_COUNTS = {
+    "teacher": ("streams",),
+    "collect": ("max_tokens", "shard_samples"),
+    "train": ("tokens", "batch_tokens", "sequence", "checkpoint_steps", "vocabulary_chunk"),
+}
 _SHARES = {
     "collect": ("top_p", "thinking", "near_duplicates"),
     "train": ("mix", "on_policy", "warmup", "decay", "ema"),
@@ -399,7 +423,7 @@ def _located(source: Any, folder: Path) -> Any:
     path = source.get("path") if isinstance(source, dict) else None
     if not isinstance(path, str) or path == "packaged":
         return source
-    return source | {"path": str(folder / Path(path).expanduser())}
+    return source | {"path": str((folder / Path(path).expanduser()).resolve())}
 
 
 def _built(shape: type[Any], told: Any, where: str) -> Any:
@@ -437,8 +461,8 @@ def _value(told: Any, hint: Any, where: str) -> Any:
         return float(told)
     if type(told) is not hint:
         raise RecipeError(f"{where} is {told!r}; it takes {_NOUN[hint]}.")
-    if isinstance(told, int | float) and not isinstance(told, bool) and told < 0:
-        raise RecipeError(f"{where} is {told!r}; it takes nothing below 0.")
+    if isinstance(told, int | float) and not isinstance(told, bool) and not 0 <= told < math.inf:
+        raise RecipeError(f"{where} is {told!r}; it takes numbers from 0 on.")
     return told
 
 

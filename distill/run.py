@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -22,26 +23,25 @@ from typing import Any
 from senryu.quant.progress import Progress
 
 from .errors import DistillError
-from .recipe import Recipe, read_recipe
+from .recipe import read_recipe
 from .stages import Workshop
 
 STAGES = ("prompts", "collect", "train", "evaluate")
-# What each stage's result depends on: when one of these changes, what lies there is of another
-# recipe. Evaluation is cheap and done anew each time.
-_DEPENDS = {
-    "prompts": ("teacher", "prompts"),
-    "collect": ("teacher", "prompts", "collect"),
-    "train": ("teacher", "prompts", "collect", "student", "train", "refine"),
+# What the answers of a teacher depend on, and the student that learns from them. (prompts.jsonl
+# says itself which recipe it is of, and so does a training that has not ended.)
+_ANSWERS = {
+    "teacher": ("model", "api", "top_k"),
+    "collect": ("max_tokens", "temperature", "top_p", "thinking"),
 }
 
 
 @dataclass(slots=True)
 class Diary:
-    """`run.json`: which stages have begun, with which recipe, and which have ended."""
+    """`run.json`: which stages have ended, and of which recipe their results are."""
 
     file: Path
-    begun: dict[str, str] = field(default_factory=dict)
-    """Stage -> digest of the recipe's parts that it depends on."""
+    made_of: dict[str, str] = field(default_factory=dict)
+    """Stage -> digest of what its result depends on."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds of work, over all attempts."""
     ended: list[str] = field(default_factory=list)
@@ -58,20 +58,12 @@ class Diary:
             ) from problem
 
     def write(self) -> None:
-        told = {"begun": self.begun, "seconds": self.seconds, "ended": self.ended}
+        if not _first():
+            return
+        told = {"made_of": self.made_of, "seconds": self.seconds, "ended": self.ended}
         partial = self.file.with_suffix(".partial")
         partial.write_text(json.dumps(told, indent=2), encoding="utf-8")
         os.replace(partial, self.file)
-
-    def begin(self, stage: str, recipe: Recipe) -> None:
-        """Raises DistillError where the stage was begun with another recipe."""
-        digest = recipe.digest(*_DEPENDS[stage])
-        if self.begun.setdefault(stage, digest) != digest:
-            raise DistillError(
-                f"{self.file.parent} holds the stage {stage!r} of another recipe: give another "
-                "--out, or put the recipe back as recipe.toml there has it."
-            )
-        self.write()
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -96,19 +88,20 @@ def run(
 ) -> dict[str, Any]:
     """All stages, or `only` one; where it lies and the figures. Raises DistillError."""
     recipe = read_recipe(recipe_file)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and only != "train":
+        raise DistillError(
+            "Only training is done by several processes at once: run the other stages without "
+            "torchrun, and this one with --only train."
+        )
     with _disk_sentences(out):
         out.mkdir(parents=True, exist_ok=True)
         with _alone(out):
-            diary = Diary.read(out / "run.json")
             work = Workshop(recipe=recipe, out=out, progress=progress)
-            stages = [only] if only else list(STAGES)
-            job = Run(work=work, diary=diary)
-            job.refuse_gaps(stages[0])
+            job = Run(work=work, diary=Diary.read(out / "run.json"))
+            work.refuse()
             for other in beside:
                 job.take_samples(other)
-            job.begin(stages)
-            (out / "recipe.toml").write_bytes(recipe_file.read_bytes())
-            return job.go(stages, beside)
+            return job.go([only] if only else list(STAGES), beside, recipe_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,47 +111,19 @@ class Run:
     work: Workshop
     diary: Diary
 
-    def refuse_gaps(self, first: str) -> None:
-        """Raises DistillError when a stage before `first` has not ended."""
-        for stage in STAGES[: STAGES.index(first)]:
-            if stage not in self.diary.ended:
-                raise DistillError(
-                    f"The stage {stage!r} has not been done in {self.work.out}: run without "
-                    f"--only, or with --only {stage} first."
-                )
-
-    def take_samples(self, other: Path) -> None:
-        """Use what another run has collected, where this one would collect the same: two students
-        of one teacher are to be compared on the same samples."""
-        theirs = Diary.read(other / "run.json")
-        asked = ("prompts", "collect")
-        same = all(
-            theirs.begun.get(stage) == self.work.recipe.digest(*_DEPENDS[stage])
-            and stage in theirs.ended
-            for stage in asked
-        )
-        if not same or self.diary.begun or (self.work.out / "prompts.jsonl").exists():
-            return
-        out = self.work.out
-        shutil.rmtree(out / "samples", ignore_errors=True)  # of a copying that was interrupted
-        shutil.copytree(other / "samples", out / "samples")
-        shutil.copyfile(other / "prompts.jsonl", out / "prompts.partial")
-        os.replace(out / "prompts.partial", out / "prompts.jsonl")
-        self.diary.ended = list(asked)
-        self.begin(list(asked))
-        self.work.progress.say(f"The prompts and samples are those of {other}.")
-
-    def begin(self, stages: list[str]) -> None:
-        """Raises DistillError where one of them was begun with another recipe."""
-        for stage in stages:
-            if stage in _DEPENDS:
-                self.diary.begin(stage, self.work.recipe)
-
-    def go(self, stages: list[str], beside: tuple[Path, ...]) -> dict[str, Any]:
+    def go(
+        self, stages: list[str], beside: tuple[Path, ...], recipe_file: Path | None = None
+    ) -> dict[str, Any]:
+        """Raises DistillError, also where what lies there is of another recipe."""
+        self._refuse_gaps(stages[0])
+        self._refuse_mixture(stages)
+        if recipe_file is not None and _first():
+            (self.work.out / "recipe.toml").write_bytes(recipe_file.read_bytes())
         if {"prompts", "collect"} & set(stages):
             # Also when both have ended: a shard that was damaged and deleted is collected again.
             asyncio.run(self._ask(stages))
-        if "train" in stages and "train" not in self.diary.ended:
+        if "train" in stages and not self._trained:
+            self.diary.made_of["train"] = self._digest("train")
             with self.diary.timed("train"):
                 self.work.train()
         told: dict[str, Any] = {"out": str(self.work.out)}
@@ -173,8 +138,69 @@ class Run:
             with self.diary.timed("prompts"):
                 tasks = await self.work.gather(teacher)
             if "collect" in stages:
+                self.diary.made_of["collect"] = self._digest("collect")
                 with self.diary.timed("collect"):
                     await self.work.collect(tasks, teacher)
+
+    @property
+    def _trained(self) -> bool:
+        """A student that was deleted is trained again."""
+        return "train" in self.diary.ended and (self.work.out / "student").is_dir()
+
+    def _digest(self, stage: str) -> str:
+        recipe = self.work.recipe
+        if stage == "train":
+            return recipe.digest("teacher", "prompts", "collect", "student", "train", "refine")
+        told = {
+            table: [getattr(getattr(recipe, table), key) for key in keys]
+            for table, keys in _ANSWERS.items()
+        }
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def _refuse_gaps(self, first: str) -> None:
+        for stage in STAGES[: STAGES.index(first)]:
+            if stage not in self.diary.ended:
+                raise DistillError(
+                    f"The stage {stage!r} has not been done in {self.work.out}: run without "
+                    f"--only, or with --only {stage} first."
+                )
+
+    def _refuse_mixture(self, stages: list[str]) -> None:
+        out, made_of = self.work.out, self.diary.made_of
+        collects = {"collect", "train"} & set(stages)
+        if collects and made_of.get("collect", self._digest("collect")) != self._digest("collect"):
+            raise DistillError(
+                f"The answers in {out / 'samples'} were asked of another teacher or in another "
+                "way: give another --out, or delete that folder and run.json there to ask anew."
+            )
+        if self._trained and made_of.get("train") != self._digest("train"):
+            raise DistillError(
+                f"The student in {out} was trained with another recipe: give another --out, or "
+                f"delete {out / 'student'} and {out / 'training'} to train anew."
+            )
+
+    def take_samples(self, other: Path) -> None:
+        """Use what another run has collected, where this one would collect the same: two students
+        of one teacher are to be compared on the same samples."""
+        out, theirs = self.work.out, Diary.read(other / "run.json")
+        same = theirs.made_of.get("collect") == self._digest("collect")
+        if not same or "collect" not in theirs.ended or (out / "prompts.jsonl").exists():
+            return
+        if not self.work.would_gather(other / "prompts.jsonl"):
+            return
+        shutil.rmtree(out / "samples", ignore_errors=True)  # of a copying that was interrupted
+        shutil.copytree(other / "samples", out / "samples")
+        shutil.copyfile(other / "prompts.jsonl", out / "prompts.partial")
+        os.replace(out / "prompts.partial", out / "prompts.jsonl")
+        self.diary.made_of["collect"] = self._digest("collect")
+        self.diary.ended = ["prompts", "collect"]
+        self.diary.write()
+        self.work.progress.say(f"The prompts and samples are those of {other}.")
+
+
+def _first() -> bool:
+    """Whether this is the first of the processes of one torchrun, the only one that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -182,7 +208,7 @@ def _alone(out: Path) -> Iterator[None]:
     """One run at a time in a folder; the processes of one torchrun are one run."""
     from filelock import FileLock, Timeout
 
-    if int(os.environ.get("RANK", "0")):
+    if not _first():
         yield
         return
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,27 @@ class Workshop:
         finally:
             await lazy.close()
 
+    def refuse(self) -> None:
+        """Raises DistillError where the recipe cannot come to a student, as far as that shows
+        before hours are spent."""
+        from .refusals import refuse_recipe
+        from .students.build import refuse_student
+
+        refuse_recipe(self.recipe)
+        if self.recipe.refine is not None:
+            from .refine.dpo import refuse_processes
+
+            refuse_processes()
+        folder = self._teacher_folder() if self._local else None
+        refuse_student(self.recipe.student, self.recipe.train, folder)
+        self._kept()
+
+    def would_gather(self, file: Path) -> bool:
+        """Whether the prompts in a file are those that this recipe would gather."""
+        from .prompts.gather import gathered
+
+        return gathered(self.recipe, file) is not None
+
     async def gather(self, teacher: LazyTeacher) -> list[Task]:
         from .prompts.gather import gather
 
@@ -88,7 +109,7 @@ class Workshop:
         from .students.save import save_student
         from .train import train
 
-        samples = list(self._store().samples(held_out=False))
+        samples = list(self._samples(held_out=False))
         if not samples:
             raise DistillError(
                 f"{self.out} holds no samples to train on: give more prompts, or hold out fewer "
@@ -138,7 +159,6 @@ class Workshop:
 
         student, tokenizer = open_model(self.out / "student")
         speaker = Speaker(student, tokenizer, self._dialect_of(tokenizer))
-        samples = list(self._store().samples())
         wanted = self.recipe.evaluate
 
         def speak(chosen: Sequence[Sample]) -> Any:
@@ -146,11 +166,11 @@ class Workshop:
 
         points = curve.read(self.out / "training")
         measured = evaluate(
-            samples,
+            self._samples(),
             wanted,
             self._facts(student, points),
             student,
-            before=lambda: self._fresh([each for each in samples if not each.held_out])[0],
+            before=lambda: self._fresh(self._samples(held_out=False))[0],
             teacher=self._comparable_teacher(),
             speak=speak,
             beside=beside,
@@ -198,7 +218,19 @@ class Workshop:
             return self._teacher_model
         return None
 
-    def _fresh(self, samples: Sequence[Sample]) -> tuple[Any, Any]:
+    def _samples(self, held_out: bool | None = None) -> Iterator[Sample]:
+        """Those of the prompts that are asked now, which also say what is held out."""
+        from .prompts.gather import gathered
+
+        tasks = gathered(self.recipe, self.out / "prompts.jsonl")
+        if tasks is None:
+            raise DistillError(
+                f"The prompts in {self.out} are not those of this recipe: run the stage `prompts` "
+                "first."
+            )
+        return self._store().samples(held_out, tasks=tasks)
+
+    def _fresh(self, samples: Iterable[Sample]) -> tuple[Any, Any]:
         """The student as it is before training, and its tokenizer."""
         from .students.build import build_student
 

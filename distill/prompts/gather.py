@@ -33,7 +33,7 @@ from senryu.quant.progress import Progress
 from .base import Task
 from .contamination import Sides
 from .duplicates import Distinct, words
-from .ledger import Ledger
+from .ledger import AnotherRecipe, Ledger
 from .making import share_of, users_words
 
 OpenTeacher = Callable[[], Awaitable[Teacher]]
@@ -66,6 +66,18 @@ async def gather(
         tasks = ledger.tasks
     _say_all(tasks, recipe, progress)
     return tasks
+
+
+def gathered(recipe: Recipe, file: Path) -> list[Task] | None:
+    """The tasks of a file that was gathered to its end for this recipe; None for another file.
+    Raises DistillError for a damaged one."""
+    if not file.exists():
+        return None
+    try:
+        with Ledger(file, _digest(recipe)) as ledger:
+            return ledger.tasks if ledger.finished == len(recipe.sources) else None
+    except AnotherRecipe:
+        return None
 
 
 def _say_all(tasks: list[Task], recipe: Recipe, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,8 +41,12 @@ class Notes:
     async def collect(self, tasks: list[Any], teacher: None) -> None:
         self._do("collect")
 
+    def would_gather(self, file: Path) -> bool:
+        return file.exists()
+
     def train(self) -> None:
         self._do("train")
+        (self.out / "student").mkdir()
 
     def evaluate(self, beside: tuple[Path, ...]) -> dict[str, Any]:
         self._do("evaluate")
@@ -55,8 +60,6 @@ class Notes:
 
 def go(notes: Notes, *stages: str) -> dict[str, Any]:
     job = Run(work=notes, diary=Diary.read(notes.out / "run.json"))  # type: ignore[arg-type]
-    job.refuse_gaps(stages[0] if stages else STAGES[0])
-    job.begin(list(stages or STAGES))
     return job.go(list(stages or STAGES), ())
 
 
@@ -66,10 +69,10 @@ def notes(out: Path, *, fails: str = "", **parts: Any) -> Notes:
 
 def test_all_stages_run_in_order_and_the_teacher_is_gone_before_training(tmp_path: Path) -> None:
     work = notes(tmp_path)
-    told = go(work)
+    result = go(work)
     assert work.done == ["prompts", "collect", "teacher closed", "train", "evaluate"]
-    assert told["kl"] == 1.0
-    assert set(told["stage_seconds"]) == set(STAGES)
+    assert result["kl"] == 1.0
+    assert set(result["stage_seconds"]) == set(STAGES)
 
 
 def test_training_is_not_done_again_but_what_is_missing_and_measuring_are(tmp_path: Path) -> None:
@@ -97,8 +100,67 @@ def test_one_stage_alone_needs_those_before_it(tmp_path: Path) -> None:
 
 def test_another_recipe_does_not_mix_with_what_lies_there(tmp_path: Path) -> None:
     go(notes(tmp_path))
-    with pytest.raises(DistillError, match="holds the stage 'train' of another recipe"):
+    with pytest.raises(DistillError, match="was trained with another recipe"):
         go(notes(tmp_path, train=TrainRecipe(tokens=7)))
+    with pytest.raises(DistillError, match="asked of another teacher or in another way"):
+        go(notes(tmp_path, collect=CollectRecipe(max_tokens=7)))
+
+
+def test_a_report_never_tells_another_recipe_than_the_students(tmp_path: Path) -> None:
+    go(notes(tmp_path))
+    with pytest.raises(DistillError, match="was trained with another recipe"):
+        go(notes(tmp_path, train=TrainRecipe(loss="sft")), "evaluate")
+
+
+def test_what_an_error_advises_may_be_changed_before_training_has_ended(tmp_path: Path) -> None:
+    """Such as a lower rate after a loss that is no number; training judges the rest itself."""
+    with pytest.raises(DistillError, match="train failed"):
+        go(notes(tmp_path, fails="train"))
+    again = notes(tmp_path, train=TrainRecipe(learning_rate=1e-5))
+    go(again)
+    assert again.done[-2:] == ["train", "evaluate"]
+
+
+def test_how_the_teacher_is_reached_may_change(tmp_path: Path) -> None:
+    with pytest.raises(DistillError, match="collect failed"):
+        go(notes(tmp_path, fails="collect"))
+    fewer = dataclasses.replace(TEACHER, streams=2)
+    work = Notes(tmp_path, Recipe(teacher=fewer, collect=CollectRecipe(shard_samples=9)))
+    go(work)
+    assert "collect" in work.done
+
+
+def test_a_student_that_was_deleted_is_trained_again(tmp_path: Path) -> None:
+    go(notes(tmp_path))
+    (tmp_path / "student").rmdir()
+    again = notes(tmp_path, train=TrainRecipe(tokens=7))
+    go(again)
+    assert "train" in again.done
+
+
+def test_of_several_processes_the_first_alone_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(notes(tmp_path), "prompts", "collect")
+    before = (tmp_path / "run.json").read_bytes()
+    monkeypatch.setenv("RANK", "1")
+    go(notes(tmp_path), "train")
+    assert (tmp_path / "run.json").read_bytes() == before
+    assert not (tmp_path / "recipe.toml").exists()
+
+
+def test_several_processes_only_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DistillError, match="with --only train"):
+        run(told(tmp_path), tmp_path / "out", only=None, beside=(), progress=Silent())
+
+
+def told(folder: Path) -> Path:
+    recipe = folder / "recipe.toml"
+    recipe.write_text(
+        '[teacher]\nlicence = "Apache-2.0"\nallows_training = true\nterms = "It says so."\n'
+    )
+    return recipe
 
 
 def test_a_run_beside_another_takes_its_samples(tmp_path: Path) -> None:
@@ -135,10 +197,7 @@ def test_a_damaged_diary_is_told(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        '[teacher]\nlicence = "Apache-2.0"\nallows_training = true\nterms = "It says so."\n'
-    )
+    recipe = told(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
     with FileLock(out / ".lock"), pytest.raises(DistillError, match="Another run is at work"):
@@ -149,6 +208,6 @@ def test_time_is_counted_over_all_attempts(tmp_path: Path) -> None:
     diary = Diary(file=tmp_path / "run.json", seconds={"train": 100.0})
     with pytest.raises(ZeroDivisionError), diary.timed("train"):
         raise ZeroDivisionError
-    told = json.loads((tmp_path / "run.json").read_text())
-    assert told["seconds"]["train"] >= 100.0
-    assert told["ended"] == []
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored["seconds"]["train"] >= 100.0
+    assert stored["ended"] == []
