@@ -33,6 +33,6 @@ class Sides:
 
 
 def _number(text: str) -> int:
-    """64 bits stand for the words. In a set they take about ninety bytes: a million prompts of
+    """64 bits stand for the words. In a set they take about eighty bytes: a million prompts of
     fifty words, some four gigabytes; 0 as the length of a run keeps none."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

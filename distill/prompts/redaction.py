@@ -153,9 +153,9 @@ def _always(instead: str) -> _Judge:
 
 
 def _likely(match: re.Match[str]) -> str | None:
-    """A token that is a number counts something."""
-    counted = match[2].isdigit() and "token" in match[1].lower()
-    return None if counted else f"{match[1]}[secret]"
+    """A token that is a number counts something, and one with brackets is computed."""
+    plain = match[2].isdigit() or re.search(r"[(\[]", match[2]) is not None
+    return None if plain and "token" in match[1].lower() else f"{match[1]}[secret]"
 
 
 def _card(match: re.Match[str]) -> str | None:

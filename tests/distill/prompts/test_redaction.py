@@ -96,6 +96,7 @@ def test_it_is_blanked(text: str, clean: str) -> None:
         "@decorator and user@ and @everyone",
         "A basic understanding of bearer responsibilities",
         "PWD=/srv/app and max_token: 128000 and token = tokenizer.next_token()",
+        "token = words[1].strip() and token: int64(x)",
         "part DE88 ABCD EFGH IJKL MNOP 99, whose check digits are wrong",
         "photo-2024-05-17-at-12-30-45-of-the-garden.png",
         "The password is in the drawer; the token was revoked yesterday.",
