@@ -104,8 +104,12 @@ def put(value: Tensor, like: Tensor) -> Tensor:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimizer the state that `gathered` made of its own."""
+    """Give an optimizer the state that `gathered` made of its own. What it was made with, such as
+    its weight decay, stays as it is: the recipe may have changed."""
+    now = [{**group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, now, strict=True):
+        group.update(kept)
     for weight, entries in optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:

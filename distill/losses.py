@@ -1,10 +1,10 @@
 """What a student loses at a position, against what the teacher thought there. Pure functions.
 
-Comes in: the student's logits, n positions by v tokens, and the teacher's k stored tokens with the
-mass of all others. Goes out: n losses in nats. Both are seen as distributions over k + 1 outcomes:
-each stored token, and "any other". Such a coarser view never shows more difference than the whole
-vocabulary does, and with k = v it is the whole vocabulary. It refuses to know how logits are made,
-and how losses are averaged.
+Comes in: what the student and the teacher think of the teacher's k stored tokens, at n positions,
+and of all others together. Goes out: n losses in nats. Both are seen as distributions over k + 1
+outcomes: each stored token, and "any other". Such a coarser view never shows more difference than
+the whole vocabulary does, and with k = v it is the whole vocabulary. It refuses to know how logits
+are made, and how losses are averaged.
 """
 
 from __future__ import annotations
@@ -53,8 +53,29 @@ class Targets:
 
     @property
     def places(self) -> Tensor:
-        """`ids`, with the first one again where there is none, so that all can be looked up."""
-        return torch.where(self.known, self.ids, self.ids[:, :1])
+        """`ids`, with the first known one again where there is none, so that all can be looked
+        up."""
+        if not self.ids.shape[1]:
+            return self.ids
+        first = self.ids.gather(1, self.known.byte().argmax(dim=1, keepdim=True))
+        return torch.where(self.known, self.ids, first)
+
+    def within(self, size: int) -> Targets:
+        """The same for a student of `size` tokens. A teacher's matrices may have more rows than
+        its tokenizer has tokens; what it stored of those is "any other" to the student."""
+        if not self.ids.shape[1]:
+            return self
+        beyond = self.known & (self.ids >= size)
+        inside = self.known & ~beyond
+        mass = torch.where(beyond, self.logprobs, -math.inf).exp().sum(dim=1)
+        ids = torch.where(inside, self.ids, 0)
+        logprobs = torch.where(inside, self.logprobs, -math.inf)
+        # Where nothing is left, one outcome has to be a token: the written one, held for
+        # impossible.
+        none = ~inside.any(dim=1)
+        ids[:, 0] = torch.where(none, self.tokens, ids[:, 0])
+        logprobs[:, 0] = torch.where(none, NOTHING, logprobs[:, 0])
+        return Targets(self.tokens, ids, logprobs, self.tail + mass.to(self.tail.dtype))
 
     def log_p(self, dtype: torch.dtype) -> Tensor:
         """[n, k + 1]: the teacher's distribution, `NOTHING` where it has no mass."""
@@ -149,25 +170,3 @@ def refuse_impossible(name: LossName, mix: float, top_k: int) -> None:
             f"train.mix is 1, with which the loss {name} is 0 whatever the student says: lower it, "
             "to 0.1 for example."
         )
-
-
-def student_log_q(logits: Tensor, targets: Targets) -> Tensor:
-    """[n, k + 1]: the student's distribution over the teacher's outcomes, from whole logits."""
-    whole = logits.logsumexp(dim=-1, keepdim=True)
-    rest = logits.scatter(1, targets.places, -math.inf)
-    # With k = v nothing is left, and the gradient of an empty sum is no number.
-    some = (rest > -math.inf).any(dim=-1)
-    others = torch.where(some[:, None], rest, 0.0).logsumexp(dim=-1) - whole[:, 0]
-    others = torch.where(some, others, -math.inf)
-    return coarse(logits.gather(1, targets.places) - whole, others, targets.known)
-
-
-def token_losses(name: LossName, mix: float, logits: Tensor, targets: Targets) -> Tensor:
-    """[n]: the loss of that name at each position.
-
-    The plain way, with all logits in memory; `vocabulary.py` does the same in pieces.
-    """
-    if name == "sft":
-        return torch.nn.functional.cross_entropy(logits, targets.tokens, reduction="none")
-    refuse_impossible(name, mix, targets.ids.shape[1])
-    return divergence(name, mix, targets.log_p(logits.dtype), student_log_q(logits, targets))

@@ -43,7 +43,7 @@ def write(
         was_training = student.training
         student.eval()  # gradient checkpointing, which has no cache, is for training alone
         try:
-            answers = _answers(student, prompts, tokens)
+            answers = _answers(student, prompts, tokens, _size(teacher))
         finally:
             student.train(was_training)
         return [
@@ -52,8 +52,15 @@ def write(
         ]
 
 
-def _answers(student: Any, prompts: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:
-    """Sampled at temperature 1 from all of the student's vocabulary: its own distribution."""
+def _size(model: Any) -> int:
+    return int(model.lm_head.weight.shape[0])
+
+
+def _answers(
+    student: Any, prompts: Sequence[np.ndarray], tokens: int, readable: int
+) -> list[np.ndarray]:
+    """Sampled at temperature 1 from the student's own distribution over the tokens that the
+    teacher can read too: either may have more rows than their tokenizer has tokens."""
     from transformers import GenerationConfig
 
     device = next(student.parameters()).device
@@ -72,6 +79,7 @@ def _answers(student: Any, prompts: Sequence[np.ndarray], tokens: int) -> list[n
         top_p=1.0,
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,
+        suppress_tokens=list(range(readable, _size(student))) or None,
     )
     written = student.generate(
         ids.to(device), attention_mask=mask.to(device), generation_config=how

@@ -54,6 +54,12 @@ def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
             group["lr"] = rate
 
 
+def ema_decay(ema: float, step: int) -> float:
+    """The decay of the average at a step, which count from 0. It rises to `ema`: the student that
+    training begins with, which can say nothing yet, is soon forgotten."""
+    return min(ema, (1 + step) / (10 + step))
+
+
 def follow(average: Sequence[torch.Tensor], weights: Sequence[nn.Parameter], decay: float) -> None:
     """Move the average a little towards the weights."""
     for mean, weight in zip(average, weights, strict=True):

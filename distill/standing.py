@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,52 @@ def names(learner: Learner) -> dict[str, Any]:
     return dict(learner.student.named_parameters())
 
 
-def nature_of(lessons: Sequence[Lesson], recipe: TrainRecipe) -> dict[str, Any]:
-    """What may not change between the parts of one run: it decides which sample is read when."""
-    read_digest = hashlib.sha256()
-    for each in lessons:
-        read_digest.update(each.token_ids.tobytes() + each.loss_mask.tobytes() + b"|")
+def nature_of(model: Any, lessons: Sequence[Lesson], recipe: TrainRecipe) -> dict[str, Any]:
+    """What may not change between the parts of one run, by the names that people know: which
+    sample is read when, what is learnt from it, and who learns."""
+    mixes = recipe.loss in ("js", "skew-kl", "skew-reverse-kl")
     return {
-        "samples": read_digest.hexdigest(),
-        "sequence": recipe.sequence,
-        "batch_tokens": recipe.batch_tokens,
-        "seed": recipe.seed,
-        "optimizer": recipe.optimizer,
-        "ema": recipe.ema > 0,
+        "samples": _digest_of_samples(lessons),
+        "student": _digest_of_student(model),
+        **{f"train.{key}": getattr(recipe, key) for key in _FIXED},
+        "train.mix": recipe.mix if mixes else None,
+        "train.on_policy_tokens": recipe.on_policy_tokens if recipe.on_policy else None,
+        "train.ema": "some" if recipe.ema else "none",
     }
+
+
+_FIXED = (
+    "sequence",
+    "batch_tokens",
+    "seed",
+    "optimizer",
+    "loss",
+    "sft_weight",
+    "hidden_weight",
+    "on_policy",
+)
+
+
+def _digest_of_samples(lessons: Sequence[Lesson]) -> str:
+    told = hashlib.sha256()
+    for each in lessons:
+        told.update(each.token_ids.tobytes() + each.loss_mask.tobytes() + b"|")
+    return told.hexdigest()
+
+
+def _digest_of_student(model: Any) -> str:
+    """Of the student before training. Signs of some of its weights tell students apart, and are the
+    same for one that another machine has measured and pruned with other rounding."""
+    told = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, len(flat) // _SIGNS)] > 0
+        told.update(f"{name} {tuple(weight.shape)}".encode() + some.cpu().numpy().tobytes())
+    return told.hexdigest()
+
+
+_SIGNS = 1024
+"""That are looked at of each weight."""
 
 
 def about(
@@ -83,12 +117,7 @@ def resume(
     if found is None:
         return 0, 0, 0.0
     step, state, told = found
-    changed = [key for key, value in nature.items() if told["nature"].get(key) != value]
-    if changed:
-        raise DistillError(
-            f"The training in {folder} began with other {' and '.join(changed)}: put back what was "
-            "changed, or delete the folder to train anew."
-        )
+    _refuse_changes(told["nature"], nature, folder)
     _tell_changes(told, recipe, ranks, progress)
     with torch.no_grad():
         for name, weight in names(learner).items():
@@ -101,21 +130,35 @@ def resume(
     return step, int(state["tokens"]), float(state["seconds"])
 
 
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    changed = [
+        # Digests are nothing to read.
+        f"other {key}" if key in ("samples", "student") else f"{key} = {_word(before.get(key))}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    if changed:
+        raise DistillError(
+            f"The training in {folder} began with {' and '.join(changed)}: put back what was "
+            f"changed, or delete the folder {folder} to train anew."
+        )
+
+
+def _word(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value)
+
+
 def _tell_changes(
     told: dict[str, Any], recipe: TrainRecipe, ranks: Ranks, progress: Progress
 ) -> None:
     """What may change, but makes another run of it than an unbroken one."""
-    before = {**told["recipe"], "processes": told["processes"], "threads": told["threads"]}
-    now = {
-        **dataclasses.asdict(recipe),
-        "processes": ranks.world,
-        "threads": torch.get_num_threads(),
-    }
-    for key in now:
-        if key != "checkpoint_steps" and _plain(before.get(key)) != _plain(now[key]):
-            progress.say(
-                f"{key} is {now[key]} now; it was {before.get(key)} when this training began."
-            )
+    before, now = dict(told), {"processes": ranks.world, "threads": torch.get_num_threads()}
+    for key, value in dataclasses.asdict(recipe).items():
+        if key != "checkpoint_steps":
+            before[f"train.{key}"], now[f"train.{key}"] = told["recipe"].get(key), value
+    for key, value in now.items():
+        if _plain(before.get(key)) != _plain(value):
+            progress.say(f"{key} is {value} now; it was {before.get(key)} before.")
 
 
 def _plain(value: Any) -> Any:

@@ -46,8 +46,11 @@ class TrainSummary:
     tokens: int
     samples: int
     loss: float
-    """The mean of the last tenth of steps, as `kl` is."""
+    """The mean of the last tenth of steps, as `kl` is, without those where the student wrote: these
+    say how it does on its own words. Like the curve it is of the weights that learn, also where
+    their moving average becomes the student, which only evaluation measures."""
     kl: float | None
+    """None where only text was known, and where the student wrote at every step."""
     seconds: float
     tokens_per_second: float
     precision: str
@@ -86,16 +89,14 @@ def train(
             tokens=recipe.tokens,
             seed=recipe.seed,
         )
-        learner, weights, makers = prepare(model, recipe, dtype, ranks)
+        nature = standing.nature_of(model, lessons, recipe)
+        learner, weights, makers = prepare(model, recipe, dtype, ranks, progress)
+        stack.callback(plain_again, learner.student)
         stack.enter_context(attention.by_sample(learner.student))
         stack.enter_context(allocator.keeping())
         average = [each.detach().clone() for each in weights] if recipe.ema else []
         master = Master(teacher, recipe, kept, dtype, ranks) if needs_teacher(recipe) else None
         objective = Objective(loss=recipe.loss, mix=recipe.mix, sft_weight=recipe.sft_weight)
-        nature = {
-            **standing.nature_of(lessons, recipe),
-            "parameters": sum(p.numel() for p in weights),
-        }
 
         done, tokens, seconds = standing.resume(
             folder, learner, makers, average, nature, recipe, ranks, progress
@@ -121,6 +122,9 @@ def train(
             if writer is not None:
                 rows = writer.have_written(model, rows, top_k, step)
                 goal = dataclasses.replace(objective, sft_weight=0.0)  # it is no model for itself
+            read_now = sum(
+                min(len(each.token_ids), recipe.sequence) for row in rows for each in row
+            )
             positions = sum(len(learnt(each, recipe.sequence)) for row in rows for each in row)
             mine = rows[ranks.rank :: ranks.world]
             batch = packing.batch(mine, recipe.sequence, top_k).to(ranks.device)
@@ -138,10 +142,10 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad()
             if average:
-                optimizers.follow(average, weights, recipe.ema)
+                optimizers.follow(average, weights, optimizers.ema_decay(recipe.ema, step))
 
             done = step + 1
-            tokens += plan.tokens(step)
+            tokens += read_now
             took = time.perf_counter() - began
             seconds += took
             point = Point(
@@ -152,7 +156,7 @@ def train(
                 kl=kl if top_k else None,
                 learning_rate=rate,
                 gradient_norm=norm,
-                tokens_per_second=plan.tokens(step) / took,
+                tokens_per_second=read_now / took,
                 seconds=seconds,
                 on_policy=writer is not None,
             )
@@ -207,7 +211,7 @@ def precision(recipe: TrainRecipe) -> torch.dtype:
 
 
 def prepare(
-    model: Any, recipe: TrainRecipe, dtype: torch.dtype, ranks: Ranks
+    model: Any, recipe: TrainRecipe, dtype: torch.dtype, ranks: Ranks, progress: Progress
 ) -> tuple[Learner, list[Any], list[torch.optim.Optimizer]]:
     """The student ready to learn on its device, its weights, and what moves them."""
     # Spread weights cannot be saved as a model; with several processes it is a copy that learns.
@@ -216,7 +220,10 @@ def prepare(
     if recipe.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     layers = list(student.model.layers)
-    if recipe.compile:
+    if recipe.compile and ranks.device.type == "cpu":
+        # Samples are attended to one by one there, and each step has others.
+        progress.say("train.compile is of use on a GPU alone: nothing is compiled on this CPU.")
+    elif recipe.compile:
         for layer in layers:  # they are alike, so one of them is compiled
             layer.compile(dynamic=False)
     learner = Learner(student, chunk=recipe.vocabulary_chunk, dtype=dtype)
@@ -224,6 +231,14 @@ def prepare(
         distributed.shard(learner, layers, ranks)
     weights = list(learner.parameters())
     return learner, weights, optimizers.make(weights, layers, recipe)
+
+
+def plain_again(student: Any) -> None:
+    """Take off what is for training alone: whoever gets the student may have it write."""
+    if student.is_gradient_checkpointing:
+        student.gradient_checkpointing_disable()
+    for layer in student.model.layers:
+        layer._compiled_call_impl = None
 
 
 def give_back(
@@ -243,8 +258,9 @@ def give_back(
 def ending(folder: Path) -> dict[str, Any]:
     """The mean loss and KL of the last tenth of steps, or what the curve has of them."""
     points = read(folder)
-    last = points[-max(1, len(points) // 10) :]
-    kls = [each.kl for each in last if each.kl is not None]
+    stored = [each for each in points if not each.on_policy]
+    last = (stored or points)[-max(1, len(points) // 10) :]
+    kls = [each.kl for each in last if each.kl is not None and not each.on_policy]
     return {
         "loss": sum(each.loss for each in last) / len(last) if last else math.nan,
         "kl": sum(kls) / len(kls) if kls else None,

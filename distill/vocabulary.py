@@ -74,9 +74,10 @@ class _HeadLoss(torch.autograd.Function):  # type: ignore[misc]  # torch is unty
         chunk: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        known = targets.within(weight.shape[0])
         with torch.autocast(hidden.device.type, enabled=False):
             sums, by_hidden, by_weight = _in_pieces(
-                hidden.to(dtype), weight.to(dtype), targets, objective, scale, chunk
+                hidden.to(dtype), weight.to(dtype), known, objective, scale, chunk
             )
         ctx.save_for_backward(by_hidden.to(hidden.dtype), by_weight.to(weight.dtype))
         ctx.mark_non_differentiable(sums)
@@ -125,6 +126,9 @@ def _piece(logits: Tensor, targets: Targets, objective: Objective) -> tuple[Tens
     log_q = losses.coarse(stored - whole[:, None], others - whole, known)
     cross_entropy = whole - written[:, 0]
     loss, kl, slope = _slope(log_q, targets, objective)
+    # What the student cannot say has a number in the place of its logarithm, which nothing moves.
+    there = torch.cat([known, (others > -math.inf)[:, None]], dim=1)
+    slope = torch.where(there, slope, 0.0)
     weight = objective.cross_entropy
     loss = loss + weight * cross_entropy
 

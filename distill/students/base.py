@@ -153,6 +153,17 @@ def finished(model: Any) -> Any:
     return model
 
 
+def refuse_hidden_layers(model: Any) -> None:
+    """Raises DistillError for a family that has its layers where training does not look."""
+    from torch import nn
+
+    if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):
+        raise DistillError(
+            f"Training does not find the layers of a {model.config.model_type}: take a model like "
+            "Llama, Qwen, Mistral, Gemma, OLMo or GPT-NeoX."
+        )
+
+
 def _first_line(problem: BaseException) -> str:
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return (lines[-1] if lines else type(problem).__name__).rstrip(".")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from lessons import some, tiny_student
+from plain_losses import token_losses
 
 from senryu.distill import hidden, packing
 from senryu.distill.errors import DistillError
 from senryu.distill.learner import Learner, run
-from senryu.distill.losses import token_losses
 from senryu.distill.vocabulary import Objective
 
 OBJECTIVE = Objective(loss="forward-kl", mix=0.5, sft_weight=0.0)

@@ -1,12 +1,14 @@
 """Losses are what their formulas say, on whole vocabularies and on what is stored of them."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from plain_losses import token_losses
 
 from senryu.distill.errors import DistillError
-from senryu.distill.losses import Targets, divergence, refuse_impossible, token_losses
+from senryu.distill.losses import Targets, divergence, refuse_impossible
 
 NAMES = ("forward-kl", "reverse-kl", "skew-kl", "skew-reverse-kl", "js")
 POSITIONS, SIZE = 6, 11
@@ -168,3 +170,35 @@ def test_a_loss_that_is_always_nothing_is_refused() -> None:
         refuse_impossible("skew-kl", 1.0, 4)
     with pytest.raises(DistillError, match="from 0 to 1"):
         refuse_impossible("js", 1.5, 4)
+
+
+def test_what_a_longer_vocabulary_stores_is_any_other_token() -> None:
+    """A teacher whose matrices have more rows than the student's."""
+    logits, _, whole = case(4)
+    known = whole.within(SIZE - 2)
+    for row in range(POSITIONS):
+        inside = whole.ids[row] < SIZE - 2
+        assert known.known[row].tolist() == inside.tolist()
+        lost = whole.logprobs[row][~inside].exp().sum()
+        torch.testing.assert_close(known.tail[row], whole.tail[row] + lost)
+    assert not known.known.all(), "some are beyond"
+    p = known.log_p(torch.float64).exp()
+    torch.testing.assert_close(p.sum(1), torch.ones(POSITIONS).double())
+    for name in ("sft", *NAMES):
+        told = token_losses(
+            name,
+            0.3,
+            logits[:, : SIZE - 2],
+            dataclasses.replace(known, tokens=known.tokens % (SIZE - 2)),
+        )
+        assert told.isfinite().all()
+        assert (told >= 0).all(), "it is a distance of distributions"
+
+
+def test_a_place_of_which_nothing_is_left_still_has_a_token() -> None:
+    tokens = torch.tensor([2])
+    sure = torch.tensor([[0.0, -math.inf]])
+    known = Targets(tokens, torch.tensor([[9, 0]]), sure, torch.zeros(1)).within(5)
+    assert known.places.tolist() == [[2, 2]]
+    assert known.tail.tolist() == [1.0]
+    assert token_losses("forward-kl", 0.0, torch.randn(1, 5), known).isfinite().all()

@@ -54,3 +54,13 @@ def test_stored_and_tail_are_the_whole(top_k: int) -> None:
     ids, logprobs, tail = stored(torch.randn(5, VOCABULARY), top_k)
     assert ids.shape == logprobs.shape == (5, min(top_k, VOCABULARY))
     np.testing.assert_allclose(np.exp(logprobs).sum(axis=1) + tail, 1.0, atol=1e-5)
+
+
+def test_a_student_says_nothing_that_the_teacher_cannot_read() -> None:
+    """Its matrices have more rows than the teacher's."""
+    student, teacher = tiny_student(2), tiny_student(3, seed=5)
+    teacher.resize_token_embeddings(8)
+    torch.manual_seed(3)
+    prompts = [each % 8 for each in PROMPTS]
+    written = write(student, teacher.eval(), prompts, tokens=6, top_k=4)
+    assert max(each.token_ids.max() for each in written) < 8

@@ -42,3 +42,13 @@ def test_the_rate_is_everybodys() -> None:
     made = optimizers.make(list(model.parameters()), model.model.layers, short(optimizer="muon"))
     optimizers.set_rate(made, 0.5)
     assert {group["lr"] for each in made for group in each.param_groups} == {0.5}
+
+
+def test_an_average_soon_forgets_the_student_that_training_began_with() -> None:
+    """Of a hundred steps with a decay of 0.999 nine tenths would be the broken student."""
+    weight = nn.Parameter(torch.zeros(3))
+    mean = [torch.ones(3)]
+    for step in range(100):
+        optimizers.follow(mean, [weight], optimizers.ema_decay(0.999, step))
+    assert mean[0].max() < 1e-6
+    assert optimizers.ema_decay(0.9, 1000) == 0.9

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from plain_losses import token_losses
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from senryu.distill.losses import Targets, token_losses
+from senryu.distill.losses import Targets
 from senryu.distill.vocabulary import Objective, head_loss
 
 NAMES = ("sft", "forward-kl", "reverse-kl", "skew-kl", "skew-reverse-kl", "js")
@@ -86,17 +87,16 @@ def test_the_distance_is_told_whatever_is_minimised() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lower_precision_is_near(dtype: torch.dtype) -> None:
-    """float32 to its rounding, bfloat16 to a few hundredths."""
+    """float32 to its rounding, bfloat16 to one part in a hundred of what is told."""
     hidden, weight, targets = case(4, torch.float32)
     objective = Objective(loss="forward-kl", mix=0.3, sft_weight=0.2)
     wanted = in_one(hidden, weight, targets, objective)
     slopes = torch.autograd.grad(wanted, (hidden, weight))
     told, _ = head_loss(hidden, weight, targets, objective, scale=1.0, chunk=4, dtype=dtype)
     told.backward()
-    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
-    torch.testing.assert_close(told, wanted, **near)
-    torch.testing.assert_close(hidden.grad, slopes[0], **near)
-    torch.testing.assert_close(weight.grad, slopes[1], **near)
+    near = 1e-5 if dtype == torch.float32 else 1e-2
+    for mine, exact in ((told, wanted), (hidden.grad, slopes[0]), (weight.grad, slopes[1])):
+        assert (mine - exact).norm() < near * exact.norm()
     assert hidden.grad.dtype == weight.grad.dtype == torch.float32
 
 
@@ -130,3 +130,19 @@ def test_no_tensor_is_larger_than_a_piece_or_the_head() -> None:
         told, _ = head_loss(hidden, weight, targets, objective, scale=1.0, chunk=chunk)
         told.backward()
     assert largest.numbers <= chunk * v
+
+
+def test_tokens_that_the_student_lacks_are_among_the_others() -> None:
+    """A teacher with padded matrices: the loss and its gradient are those of the tail."""
+    hidden, weight, targets = case(V)
+    small = weight[: V - 3].detach().requires_grad_()
+    own = Targets(targets.tokens % (V - 3), targets.ids, targets.logprobs, targets.tail)
+    for name in NAMES:
+        objective = Objective(loss=name, mix=0.3, sft_weight=0.2)
+        wanted = in_one(hidden, small, own.within(V - 3), objective)
+        slopes = torch.autograd.grad(wanted, (hidden, small))
+        how = {"scale": 1.0, "chunk": 4, "dtype": torch.float64}
+        told, _ = head_loss(hidden, small, own, objective, **how)
+        mine = torch.autograd.grad(told, (hidden, small))
+        torch.testing.assert_close(told, wanted)
+        torch.testing.assert_close(mine, slopes)

@@ -1,5 +1,6 @@
 """Promises of `distill/students/build.py`: whatever the shape, one kind of model comes out."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from senryu.distill.errors import DistillError
-from senryu.distill.recipe import StudentRecipe
+from senryu.distill.recipe import StudentRecipe, TrainRecipe
 from senryu.distill.samples import Sample
-from senryu.distill.students.build import build_student
+from senryu.distill.students.build import build_student, refuse_student
 from senryu.distill.students.existing import open_model
 from senryu.distill.students.save import save_student
 
@@ -131,3 +132,54 @@ def test_a_student_too_large_is_refused_before_its_weights_are_made(
     )
     with pytest.raises(DistillError, match=r"needs 0\.0 GiB to be trained .* make it smaller"):
         build(shape="depth")
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"shape": "depth", "ffn": 64}, "means nothing"),
+        ({"shape": "depth", "layers": 9}, "pruning only takes away"),
+        ({"shape": "width", "ffn": 70}, "takes multiples of 32"),
+        ({"shape": "scratch", "hidden": 100, "heads": 3}, "is not a multiple of the 3 query heads"),
+        ({"shape": "layerwise", "kv_range": (3, 4)}, "has 4 query heads"),
+        ({"shape": "model", "model": "nowhere/at/all"}, "There is no model folder"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_the_teacher_is_asked(
+    told: dict[str, Any], sentence: str, teacher: Path
+) -> None:
+    """No weights are there to be opened yet."""
+    (teacher / "model.safetensors").unlink()
+    with pytest.raises(DistillError, match=sentence):
+        refuse_student(StudentRecipe(**told), TrainRecipe(), teacher)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_can_be_built_passes_without_weights(name: str, teacher: Path) -> None:
+    (teacher / "model.safetensors").unlink()
+    told = {"model": str(teacher)} if name == "model" else {}
+    refuse_student(StudentRecipe(**SHAPES[name] | told), TrainRecipe(ema=0.9), teacher)
+
+
+def test_a_teacher_beside_its_student_has_to_fit_too(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senryu.distill.students.memory.free_memory", lambda **_: 2**20)
+    with pytest.raises(DistillError, match="with its teacher beside it"):
+        refuse_student(StudentRecipe(), TrainRecipe(on_policy=0.5), teacher)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [("model", r"only its text can be learnt: set train\.loss"), ("scratch", "leave student.mod")],
+)
+def test_a_student_with_other_tokens_learns_no_distributions(
+    shape: Any, sentence: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(teacher, tmp_path / "other")
+    told = StudentRecipe(shape=shape, model=str(tmp_path / "other"))
+    monkeypatch.setattr("senryu.distill.students.build.same_tokens", lambda *_: True)
+    refuse_student(told, TrainRecipe(), teacher)
+    monkeypatch.setattr("senryu.distill.students.build.same_tokens", lambda *_: False)
+    with pytest.raises(DistillError, match=sentence):
+        refuse_student(told, TrainRecipe(), teacher)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from senryu.distill.errors import DistillError
-from senryu.distill.recipe import StudentRecipe
-from senryu.distill.students.build import build_student
+from senryu.distill.recipe import StudentRecipe, TrainRecipe
+from senryu.distill.students.build import build_student, refuse_student
 
 
 def built(folder: Path | str, **told: Any) -> Any:
@@ -23,13 +23,26 @@ def configured(folder: Path, **fields: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "olmo2"])
+@pytest.mark.parametrize("family", ["gpt_neox", "olmo2"])
 def test_any_causal_language_model_will_do(family: str, make_teacher: Any, logits: Any) -> None:
     """Its parts answer to the names that training knows, whatever the family calls them; and are
     saved under their own only."""
     model = built(make_teacher(family))
     assert logits(model).isfinite().all()
     assert sum(key.endswith("embed_in.weight") for key in model.state_dict()) <= 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_family_whose_layers_are_elsewhere_is_one_sentence(
+    family: str, make_teacher: Any
+) -> None:
+    """Also before anything is opened."""
+    folder = make_teacher(family)
+    with pytest.raises(DistillError, match=f"not find the layers of a {family}: take a model like"):
+        built(folder)
+    told = StudentRecipe(shape="model", model=str(folder))
+    with pytest.raises(DistillError, match="not find the layers"):
+        refuse_student(told, TrainRecipe(), None)
 
 
 def test_the_advice_on_sampling_stays_behind(make_teacher: Any) -> None:
