@@ -71,7 +71,7 @@ def _apart(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _pair(run: Path, count: int) -> tuple[Any, Any, list[Any], Any]:
     """Recipe, student, samples and the teacher's folder of a run."""
-    from senryu.distill.recipe import read_recipe
+    from senryu.distill.recipe_file import read_recipe
     from senryu.distill.shards import ShardStore
     from senryu.distill.students.build import build_student
     from senryu.distill.teachers.open import teacher_folder

@@ -23,7 +23,7 @@ from typing import Any
 from senryu.quant.progress import Progress
 
 from .errors import DistillError
-from .recipe import read_recipe
+from .recipe_file import read_recipe
 from .stages import Workshop
 
 STAGES = ("prompts", "collect", "train", "evaluate")

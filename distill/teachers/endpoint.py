@@ -122,7 +122,8 @@ class EndpointTeacher:
             raise DistillError(f"teacher.url, {self._url}, is no address ({error}).") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise DistillError(
-                f"teacher.url, {self._url}, is no address: it begins with http:// or https:// and a host."
+                f"teacher.url, {self._url}, is no address: one begins with http:// "
+                "or https:// and a host."
             )
         if key and not (key.isascii() and key.isprintable()):
             raise DistillError(

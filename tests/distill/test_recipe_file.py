@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from senryu.distill.recipe import FileSource, RecipeError, SelfSource, read_recipe
+from senryu.distill.recipe import FileSource, RecipeError, SelfSource
+from senryu.distill.recipe_file import read_recipe
 
 ROOT = Path(__file__).parents[2]
 TEACHER = '[teacher]\nlicence = "Apache-2.0"\nallows_training = true\nterms = "It says so."\n'
@@ -58,7 +59,10 @@ def test_a_whole_number_will_do_for_a_number(tmp_path: Path) -> None:
         (TEACHER + "[collect]\ntop_p = 0.0\n", "collect.top_p takes more than 0"),
         (TEACHER + "[collect]\nmax_tokens = 0\n", "collect.max_tokens is 0"),
         (TEACHER + '[[prompts]]\nkind = "self"\ncount = 1\nmax_tokens = 0\n', "prompts[0] asks"),
-        (TEACHER + 'api = "openai"\nurl = "http://x:b@127.0.0.1"\n[train]\nloss = "sft"\n', "password"),
+        (
+            TEACHER + 'api = "openai"\nurl = "http://x:b@127.0.0.1"\n[train]\nloss = "sft"\n',
+            "password",
+        ),
         (TEACHER + "[train]\nsequence = 0\n", "train.sequence is 0; it takes at least 1"),
         (TEACHER + "[students]\n", "students is no key of a recipe; did you mean 'student'?"),
         (TEACHER + "student = 3\n[train]\n", "is no key of a recipe"),
