@@ -72,10 +72,13 @@ def open_weights(folder: Path, config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from senryu.quant.export import no_bars
+
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=copy.deepcopy(config), dtype=torch.float32
-        )
+        with no_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder), config=copy.deepcopy(config), dtype=torch.float32
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         raise DistillError(
             f"{folder} cannot be opened as a causal language model: {_first_line(problem)}"
