@@ -90,18 +90,13 @@ def _in_bf16(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(model: Any, tokenizer: Any, folder: Path, weights: Mapping[str, Any]) -> None:
-    from transformers.utils import logging
+    from senryu.quant.export import no_bars
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # ours already stands there
-    try:
+    with no_bars():
         model.save_pretrained(folder, state_dict=dict(weights))
         # A dictionary of templates would make a folder in the folder.
         in_files = isinstance(tokenizer.chat_template, str)
         tokenizer.save_pretrained(folder, save_jinja_files=in_files)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     file = folder / "config.json"  # it tells what the model is in memory, which is float32
     config = json.loads(file.read_text(encoding="utf-8"))
     config["dtype"] = "bfloat16"
