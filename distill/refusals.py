@@ -51,7 +51,7 @@ def refuse(
     can_ask: bool,
 ) -> None:
     """Raises DistillError, before anything is computed, where training cannot come to an end."""
-    if not lessons:
+    if not lessons and recipe.sequence > 1:  # of one token nothing is learnt, and that is said
         raise DistillError("There is no sample to train on: collect some first.")
     _refuse_keys(recipe, top_k, ranks.world, can_ask=can_ask)
     size = model.lm_head.weight.shape[0]
