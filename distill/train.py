@@ -27,7 +27,7 @@ import torch
 from senryu.quant.progress import Progress
 from senryu.server.device import detect
 
-from . import allocator, attention, distributed, optimizers, packing, schedule, standing
+from . import attention, distributed, optimizers, packing, schedule, standing
 from .curve import Curve, Point, read
 from .distributed import Ranks
 from .learner import Learner
@@ -93,7 +93,6 @@ def train(
         learner, weights, makers = prepare(model, recipe, dtype, ranks, progress)
         stack.callback(plain_again, learner.student)
         stack.enter_context(attention.by_sample(learner.student))
-        stack.enter_context(allocator.keeping())
         average = [each.detach().clone() for each in weights] if recipe.ema else []
         master = Master(teacher, recipe, kept, dtype, ranks) if needs_teacher(recipe) else None
         objective = Objective(loss=recipe.loss, mix=recipe.mix, sft_weight=recipe.sft_weight)
