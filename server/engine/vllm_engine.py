@@ -152,10 +152,13 @@ def _why_blind(llm: Any, tokenizer: ChatTokenizer, dialect: Dialect) -> str | No
 
 
 def _keep_logging_to(log_file: Path) -> None:
-    """vLLM's logger in this process writes to the terminal it found; from now on to the file."""
+    """vLLM's logger in this process writes to the terminal it found, or to the log of an engine
+    before this one; from now on to the file."""
     for handler in logging.getLogger("vllm").handlers:
         if type(handler) is logging.StreamHandler:  # and none that somebody else listens with
-            handler.setStream(log_file.open("a"))
+            before = handler.setStream(log_file.open("a"))
+            if Path(str(getattr(before, "name", ""))).parent == log_file.parent:
+                before.close()
 
 
 def _last_words(error: Exception) -> str:

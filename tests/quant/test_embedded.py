@@ -149,7 +149,9 @@ def test_the_real_model_survives_a_kill_and_answers_paris(tmp_path: Path) -> Non
     assert process.returncode == 0, err
     folder = Path(out.splitlines()[-1])
     assert [each for each in models.iterdir() if each.is_dir()] == [folder]
-    assert [line.strip() for line in err.splitlines()][1:] == [
+    told = [line.strip() for line in err.splitlines()][1:]
+    # Long work is told of every fifteen seconds.
+    assert [line for line in told if not line.startswith("quantize layer")] == [
         "start torch",
         "read",
         "quantize",

@@ -1,6 +1,8 @@
 """A build of vLLM that was not tested is refused before anything is loaded; and what vLLM tells of
 the most probable tokens is read as it is meant."""
 
+import io
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,12 @@ import pytest
 
 from senryu.server.conversation.messages import Sampling
 from senryu.server.engine.base import EngineError, PromptRefused
-from senryu.server.engine.vllm_engine import VllmEngine, _top_tokens, installed_build
+from senryu.server.engine.vllm_engine import (
+    VllmEngine,
+    _keep_logging_to,
+    _top_tokens,
+    installed_build,
+)
 from senryu.server.turn.prompt import Prompt
 
 
@@ -122,3 +129,19 @@ async def test_what_vllm_cannot_draw_with_is_refused_in_one_sentence(top_logprob
     with pytest.raises(PromptRefused, match=r"^The engine refuses this request: temperature"):
         async for _ in engine.generate(Prompt(token_ids=[1]), cold, "r"):
             pass
+
+
+def test_a_second_engine_closes_the_log_of_the_first_and_nobody_elses(tmp_path: Path) -> None:
+    terminal = io.StringIO()
+    handler = logging.StreamHandler(terminal)
+    logging.getLogger("vllm").addHandler(handler)
+    try:
+        _keep_logging_to(tmp_path / "first.log")
+        first = handler.stream
+        _keep_logging_to(tmp_path / "second.log")
+        assert first.closed
+        assert not terminal.closed
+        assert Path(handler.stream.name) == tmp_path / "second.log"
+        handler.stream.close()
+    finally:
+        logging.getLogger("vllm").removeHandler(handler)

@@ -186,7 +186,7 @@ def test_no_schema_becomes_much_more_than_it_was(schema: dict[str, Any]) -> None
     assert too_much(schema) is None
     before = time.process_time()
     given = held(schema, an_object=True)
-    assert time.process_time() - before < 0.5
+    assert time.process_time() - before < 10  # 0.2 s; unbounded, they take hours
     assert len(json.dumps(given.schema)) < 500_000
 
 
