@@ -189,7 +189,9 @@ class Run:
         if not self.work.would_gather(other / "prompts.jsonl"):
             return
         shutil.rmtree(out / "samples", ignore_errors=True)  # of a copying that was interrupted
-        shutil.copytree(other / "samples", out / "samples")
+        (out / "samples").mkdir()
+        for shard in sorted((other / "samples").iterdir()):
+            shutil.copyfile(shard, out / "samples" / shard.name)
         shutil.copyfile(other / "prompts.jsonl", out / "prompts.partial")
         os.replace(out / "prompts.partial", out / "prompts.jsonl")
         self.diary.made_of["collect"] = self._digest("collect")

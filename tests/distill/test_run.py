@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from filelock import FileLock
 
 from senryu.distill.errors import DistillError
 from senryu.distill.recipe import CollectRecipe, Recipe, TeacherRecipe, TrainRecipe
-from senryu.distill.run import STAGES, Diary, Run, run
+from senryu.distill.run import STAGES, Diary, Run, _disk_sentences, run
 from senryu.quant.progress import Silent
 
 TEACHER = TeacherRecipe(licence="Apache-2.0", allows_training=True, terms="It says so.")
@@ -181,6 +183,26 @@ def test_a_run_beside_another_takes_its_samples(tmp_path: Path) -> None:
     assert taken(second, train=TrainRecipe(loss="sft"))
     go(notes(second, train=TrainRecipe(loss="sft")), "train")
     assert not taken(third, collect=CollectRecipe(max_tokens=3)), "it asks for other answers"
+
+
+def test_a_disk_that_fills_while_samples_are_taken_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    go(notes(first))
+    (first / "samples").mkdir()
+    (first / "samples" / "shard").write_text("s")
+    (first / "prompts.jsonl").write_text("p")
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    job = Run(work=notes(second), diary=Diary.read(second / "run.json"))  # type: ignore[arg-type]
+    with pytest.raises(DistillError, match="cannot be written"), _disk_sentences(second):
+        job.take_samples(first)
 
 
 def test_how_it_is_measured_may_change(tmp_path: Path) -> None:
