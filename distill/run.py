@@ -231,7 +231,7 @@ def _disk_sentences(out: Path) -> Iterator[None]:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         raise DistillError(
-            f"{problem.filename or out} cannot be written ({(problem.strerror or '').lower()}): "
+            f"{problem.filename2 or problem.filename or out} cannot be written ({(problem.strerror or '').lower()}): "
             "make room or give another --out, and run the same command again; what was done is "
             "kept."
         ) from problem
