@@ -230,8 +230,9 @@ def _disk_sentences(out: Path) -> Iterator[None]:
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
+        written = problem.filename2 or problem.filename or out
         raise DistillError(
-            f"{problem.filename2 or problem.filename or out} cannot be written ({(problem.strerror or '').lower()}): "
+            f"{written} cannot be written ({(problem.strerror or '').lower()}): "
             "make room or give another --out, and run the same command again; what was done is "
             "kept."
         ) from problem
