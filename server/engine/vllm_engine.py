@@ -157,7 +157,7 @@ def _keep_logging_to(log_file: Path) -> None:
     for handler in logging.getLogger("vllm").handlers:
         if type(handler) is logging.StreamHandler:  # and none that somebody else listens with
             before = handler.setStream(log_file.open("a"))
-            if Path(str(getattr(before, "name", ""))).parent == log_file.parent:
+            if before and Path(str(getattr(before, "name", ""))).parent == log_file.parent:
                 before.close()
 
 
