@@ -131,17 +131,16 @@ async def test_what_vllm_cannot_draw_with_is_refused_in_one_sentence(top_logprob
             pass
 
 
-def test_a_second_engine_closes_the_log_of_the_first_and_nobody_elses(tmp_path: Path) -> None:
+def test_a_second_engine_closes_the_log_of_the_first_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal = io.StringIO()
     handler = logging.StreamHandler(terminal)
-    logging.getLogger("vllm").addHandler(handler)
-    try:
-        _keep_logging_to(tmp_path / "first.log")
-        first = handler.stream
-        _keep_logging_to(tmp_path / "second.log")
-        assert first.closed
-        assert not terminal.closed
-        assert Path(handler.stream.name) == tmp_path / "second.log"
-        handler.stream.close()
-    finally:
-        logging.getLogger("vllm").removeHandler(handler)
+    monkeypatch.setattr(logging.getLogger("vllm"), "handlers", [handler])
+    _keep_logging_to(tmp_path / "first.log")
+    first = handler.stream
+    _keep_logging_to(tmp_path / "second.log")
+    assert first.closed
+    assert not terminal.closed
+    assert Path(handler.stream.name) == tmp_path / "second.log"
+    handler.stream.close()
