@@ -12,7 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-STAGES = ("prompts", "collect", "train", "evaluate")
+from senryu.quant.progress import Bar
+
+from .errors import DistillError
+from .recipe import RecipeError
+from .run import STAGES, run
 
 EPILOG = """\
 A recipe is a TOML file; examples/recipes/ has some to start from and docs/recipes.md lists every
@@ -26,14 +30,7 @@ def main(argv: list[str]) -> int:
         arguments = _parser().parse_args(argv or ["--help"])
     except SystemExit as leave:  # argparse has said why
         return leave.code if isinstance(leave.code, int) else 2
-    from senryu.quant.progress import Bar
-
-    from .errors import DistillError
-    from .recipe import RecipeError
-
     try:
-        from .run import run
-
         with Bar() as progress:
             result = run(
                 arguments.recipe,
