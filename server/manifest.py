@@ -74,6 +74,12 @@ class Manifest:
     """How it spells tools and thinking, where its chat template does not tell."""
     notes: tuple[str, ...] = ()
     """Sentences for people."""
+    calibration: Mapping[str, Any] | None = None
+    """What the weights were fitted to while they were quantized; None when to nothing."""
+    servable: bool | None = None
+    """Whether it kept the bounds that it was held to; None when nobody measured."""
+    refused_because: str | None = None
+    """The bound that it broke, as the end of a sentence."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:

@@ -34,7 +34,21 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.quant.once",
         "senryu.quant.progress",
     ),
-    "quant": ("senryu.server.manifest", "senryu.server.settings", "senryu.server.device"),
+    "quant": (
+        "senryu.server.manifest",
+        "senryu.server.settings",
+        "senryu.server.device",
+        "senryu.server.conversation",  # what calibration sets and comparisons are made of
+        "senryu.server.turn",
+        "senryu.server.engine",  # a quantized model is judged by how it serves
+        "senryu.distill.samples",  # the model's own traffic
+        "senryu.distill.shards",
+        "senryu.distill.encode",
+        "senryu.distill.errors",
+        "senryu.distill.losses",
+        "senryu.distill.page",
+        "senryu.distill.curves",
+    ),
     "benches": (
         "senryu.server.manifest",
         "senryu.server.settings",

@@ -1,0 +1,123 @@
+"""The one place that knows how weights on a grid lie in a folder that vLLM loads.
+
+Comes in: `Codes` and what is done to activations. Goes out: tensors and the `quantization_config`
+of the compressed-tensors format, written and read back by that library alone. It refuses to know
+how codes were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, assert_never
+
+if TYPE_CHECKING:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from torch import Tensor
+
+    from .grids import Codes, Fp8, Integers, MxFp4, NvFp4
+
+    Known = Integers | NvFp4 | MxFp4 | Fp8
+
+
+def weights_only(grid: Known) -> QuantizationScheme:
+    """The library's description of a grid, with activations left in 16 bits."""
+    from compressed_tensors.quantization import QuantizationScheme
+
+    return QuantizationScheme(targets=["Linear"], weights=arguments(grid))
+
+
+def arguments(grid: Known) -> QuantizationArgs:
+    """The library's description of how weights of this grid are stored."""
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs
+
+    from .grids import Fp8, Integers, MxFp4, NvFp4
+
+    told: dict[str, Any]
+    match grid:
+        case Integers():
+            told = {"num_bits": grid.width, "type": "int", "symmetric": grid.symmetric}
+            told |= _groups(grid.group_size)
+        case NvFp4():
+            kind = torch.float8_e4m3fn
+            told = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "symmetric": True}
+            told |= {"group_size": grid.group_size, "scale_dtype": kind, "zp_dtype": kind}
+        case MxFp4():
+            told = {"num_bits": 4, "type": "float", "symmetric": True, **_groups(grid.group_size)}
+            told |= {"scale_dtype": torch.uint8, "zp_dtype": torch.uint8}
+        case Fp8():
+            told = {"num_bits": 8, "type": "float", "symmetric": True, **_groups(None)}
+        case _:
+            assert_never(grid)
+    return QuantizationArgs(**told)
+
+
+def pack(codes: Codes, scheme: QuantizationScheme) -> dict[str, Tensor]:
+    """Tensors by the names that follow the layer's own.
+
+    The library takes weights, not codes, and rounds them itself. Given exactly the values that the
+    codes stand for, in float32, it finds the same codes again, however they were chosen.
+    """
+    import torch
+
+    steps = codes.steps
+    told = {"weight": codes.values(), "weight_scale": _plain(steps.scale)}
+    zero = steps.zero
+    told["weight_zero_point"] = (
+        torch.zeros_like(steps.scale, dtype=torch.int8) if zero is None else zero
+    )
+    if steps.global_scale is not None:
+        told["weight_global_scale"] = steps.global_scale
+    stored = _compressor(scheme).compress(told, scheme)
+    return {name: tensor.contiguous() for name, tensor in stored.items()}
+
+
+def unpack(tensors: Mapping[str, Tensor], scheme: QuantizationScheme) -> Tensor:
+    """float32 `(out, in)`: the weight that the tensors stand for, as the library reads them."""
+    import torch
+
+    told = dict(tensors)
+    scale = told["weight_scale"]
+    if scale.dtype in (torch.bfloat16, torch.float16):
+        told["weight_scale"] = scale.float()  # it computes in the type of the scale
+    weight: Tensor = _compressor(scheme).decompress(told, scheme)["weight"]
+    return weight.float()
+
+
+def config(
+    scheme: QuantizationScheme, kept: Sequence[str], kv_cache: QuantizationArgs | None = None
+) -> dict[str, Any]:
+    """`quantization_config` for config.json. `kept` are the linear layers in 16 bits."""
+    from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
+
+    scheme = scheme.model_copy(update={"format": _format(scheme)})
+    told = QuantizationConfig(
+        config_groups={"group_0": scheme},
+        ignore=list(kept),
+        format=_format(scheme),
+        quantization_status=QuantizationStatus.COMPRESSED,
+        kv_cache_scheme=kv_cache,
+    )
+    return {"quant_method": "compressed-tensors", **told.model_dump(mode="json")}
+
+
+def _compressor(scheme: QuantizationScheme) -> Any:
+    from compressed_tensors.compressors.base import BaseCompressor
+
+    return BaseCompressor.get_value_from_registry(_format(scheme))
+
+
+def _format(scheme: QuantizationScheme) -> str:
+    from compressed_tensors.compressors.format import infer_module_format
+    from torch import nn
+
+    return str(infer_module_format(nn.Linear, scheme).value)
+
+
+def _groups(size: int | None) -> dict[str, Any]:
+    return {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
+
+
+def _plain(scale: Tensor) -> Tensor:
+    """Scales of one byte as float32, which the library turns into bytes itself."""
+    return scale.float() if scale.element_size() == 1 else scale
