@@ -95,7 +95,7 @@ def gptq_once(weight: Tensor, grid: Grid, steps: Steps, moments: Tensor, damping
     if not bool(torch.isfinite(moments).all()):
         raise ValueError("what the layer reads holds infinite or undefined numbers")
     work = weight.detach().float().clone()
-    rows, columns = work.shape
+    columns = work.shape[1]
     order = moments.diagonal().argsort(descending=True, stable=True)
     upper = _inverse_factor(moments[order][:, order], damping)
     size, zero = (each[:, order] for each in steps.of_columns(columns))

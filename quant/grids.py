@@ -91,15 +91,16 @@ class Integers:
         if self.group_size is None:
             return float(self.width)
         zero = 0 if self.symmetric else self.width
-        return self.width + (8 * self.scale_type.itemsize + zero) / self.group_size
+        scale = 8 * int(self.scale_type.itemsize)
+        return self.width + (scale + zero) / self.group_size
 
     @property
     def lowest(self) -> int:
-        return -(2 ** (self.width - 1))
+        return -(1 << (self.width - 1))
 
     @property
     def highest(self) -> int:
-        return 2 ** (self.width - 1) - 1
+        return (1 << (self.width - 1)) - 1
 
     def fit(self, weight: Tensor, shrink: float = 1.0) -> Steps:
         """Scales are rounded *up* to their type: rounded to nearest, half of them would cut off

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..gptq import Moments
+    from senryu.quant.gptq import Moments
 
 Machine = Literal["cpu", "ampere", "ada", "hopper", "blackwell"]
 """Where vLLM may have a kernel: its CPU build, and NVIDIA's generations since 2020."""
@@ -30,7 +30,7 @@ class Read:
 
     def divided(self, by: Tensor) -> Read:
         """The same, had each feature been divided by `by` `(in)`."""
-        from ..gptq import Moments
+        from senryu.quant.gptq import Moments
 
         outer = by.outer(by)
         moments = Moments(fitted=self.moments.fitted / outer, judged=self.moments.judged / outer)

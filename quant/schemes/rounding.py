@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..gptq import gptq
-from ..grids import Codes, Grid, Steps, nearest
-from ..packing import pack
+from senryu.quant.gptq import gptq
+from senryu.quant.grids import Codes, Grid, Steps, nearest
+from senryu.quant.packing import pack
+
 from .base import Read, Stored
 
 if TYPE_CHECKING:

@@ -46,23 +46,26 @@ class W4A16:
     def balance(self, layer: nn.Module, reads: Mapping[str, Read]) -> Mapping[str, Tensor]:
         if self.scaling == "none":
             return {}
-        from ..balance import awq
+        from senryu.quant.balance import awq
 
-        return awq(layer, reads, self._grid())
+        moved: Mapping[str, Tensor] = awq(layer, reads, self._grid())
+        return moved
 
     def store(self, weights: Mapping[str, Tensor], read: Read | None) -> dict[str, Stored]:
-        from ..packing import weights_only
+        from senryu.quant.packing import weights_only
+
         from .rounding import rounded
 
         chosen = read if self.rounding == "gptq" else None
         return rounded(weights, self._grid(), chosen, weights_only(self._grid()))
 
     def config(self, kept: Sequence[str]) -> dict[str, Any]:
-        from ..packing import config, weights_only
+        from senryu.quant.packing import config, weights_only
 
-        return config(weights_only(self._grid()), kept)
+        told: dict[str, Any] = config(weights_only(self._grid()), kept)
+        return told
 
     def _grid(self) -> Any:
-        from ..grids import Integers
+        from senryu.quant.grids import Integers
 
         return Integers(symmetric=self.symmetric, group_size=self.group_size)
