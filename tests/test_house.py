@@ -44,6 +44,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.distill.samples",  # the model's own traffic
         "senryu.distill.shards",
         "senryu.distill.encode",
+        "senryu.distill.compare",
         "senryu.distill.errors",
         "senryu.distill.losses",
         "senryu.distill.page",
