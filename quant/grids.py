@@ -17,6 +17,8 @@ from torch import Tensor
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """What a 4-bit float can be, signs apart (OCP Microscaling Formats 1.0, table 5)."""
 _E4M3_HIGHEST = 448.0
+_E4M3_LOWEST = 2.0**-6
+"""Of those with all their digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,6 +129,30 @@ class Integers:
         return torch.round(units).clamp(self.lowest, self.highest)
 
 
+class RowScaledIntegers(Integers):
+    """Symmetric integers for vLLM's kernel with 8-bit inputs, which at loading rounds the scales of
+    a row to 8-bit floats under one number for the row, its highest scale / 448.
+
+    Had that not been done here already, scales would change by up to a sixteenth after the codes
+    were chosen for them. So the scales that the kernel will have are the ones that are fitted, and
+    what is left is that they are stored in bfloat16. Every weight still comes back within half a
+    step.
+    """
+
+    __slots__ = ()
+
+    def fit(self, weight: Tensor, shrink: float = 1.0) -> Steps:
+        whole = Integers.fit(self, weight).scale.float()
+        highest = whole.amax(dim=1, keepdim=True)
+        # Fits of several shrinks are mixed: the scale that all of its row depend on stays.
+        wanted = Integers.fit(self, weight, shrink).scale.float()
+        wanted = torch.where(whole == highest, highest, wanted)
+        unit = highest / _E4M3_HIGHEST
+        # The kernel takes an eighth of them, and these shall not be subnormal.
+        eighths = (wanted / unit).clamp(8 * _E4M3_LOWEST, _E4M3_HIGHEST).to(torch.float8_e4m3fn)
+        return Steps(scale=(eighths.float() * unit).to(self.scale_type))
+
+
 @dataclass(frozen=True, slots=True)
 class NvFp4:
     """4-bit floats in groups of 16, whose scales are 8-bit floats under one for the whole matrix
@@ -136,11 +162,20 @@ class NvFp4:
     bits: float = 4.5
 
     def fit(self, weight: Tensor, shrink: float = 1.0) -> Steps:
+        """The group with the largest weight gets the highest scale there is, the others theirs in
+        proportion. With `shrink` 1 every weight comes back within one scale, which is half of the
+        widest step.
+
+        No scale is subnormal, though e4m3 has such numbers: on GPUs older than Blackwell vLLM reads
+        them as zero, and with them all weights of their group.
+        """
         reach = grouped(weight, self.group_size).abs().amax(dim=-1)
-        highest = reach.amax().clamp(min=torch.finfo(torch.float32).tiny)
-        whole = torch.clamp(_E4M3_HIGHEST * E2M1[-1] / highest, max=torch.finfo().max).reshape(1)
-        scale = (reach * shrink / E2M1[-1] * whole).clamp(2.0**-9, _E4M3_HIGHEST)
-        return Steps(scale=scale.to(torch.float8_e4m3fn), global_scale=whole)
+        whole = global_scale(float(reach.amax()))
+        scale = (reach * shrink / E2M1[-1] * whole).clamp(_E4M3_LOWEST, _E4M3_HIGHEST)
+        return Steps(
+            scale=scale.to(torch.float8_e4m3fn),
+            global_scale=torch.tensor([whole], device=weight.device),
+        )
 
     def snap(self, units: Tensor) -> Tensor:
         return _nearest_e2m1(units)
@@ -154,12 +189,16 @@ class MxFp4:
     bits: float = 4.25
 
     def fit(self, weight: Tensor, shrink: float = 1.0) -> Steps:
-        """The power of two that brings the largest weight nearest below 6, rounded as the
-        specification's example does, `2^(floor(log2 max) - 2)`, and up where that would cut off
-        more than half a step."""
+        """The smallest power of two under which the largest weight is at most 7 units: 6 is the
+        highest code, and what is cut off is then at most half of the widest step.
+
+        The specification leaves the choice open. Its example, `2^(floor(log2 max) - 2)`, cuts off
+        all between 6 and 8; up to 7 both agree, beyond it this takes the next power.
+        """
         reach = grouped(weight, self.group_size).abs().amax(dim=-1) * shrink
-        exponent = torch.ceil(torch.log2(reach.clamp(min=2.0**-120) / 7.0)).clamp(-126, 125)
-        return Steps(scale=torch.exp2(exponent))
+        mantissa, exponent = torch.frexp(reach)  # from 0.5 to 1; of 0 both are 0
+        exponent = exponent - torch.where(mantissa <= 7 / 8, 3, 2)
+        return Steps(scale=torch.exp2(exponent.float().clamp(-126, 125)))
 
     def snap(self, units: Tensor) -> Tensor:
         return _nearest_e2m1(units)
@@ -167,7 +206,8 @@ class MxFp4:
 
 @dataclass(frozen=True, slots=True)
 class Fp8:
-    """8-bit floats (E4M3) with a scale a row."""
+    """8-bit floats (E4M3) with a scale a row. With `shrink` 1 a weight comes back within 1/16 of its
+    own size, or within 2^-10 of the scale where that is more."""
 
     group_size: None = None
     bits: float = 8.0
@@ -179,6 +219,12 @@ class Fp8:
     def snap(self, units: Tensor) -> Tensor:
         clamped = units.clamp(-_E4M3_HIGHEST, _E4M3_HIGHEST)
         return clamped.to(torch.float8_e4m3fn).float()
+
+
+def global_scale(largest: float) -> float:
+    """By what NVFP4 multiplies its scales, so that those of numbers up to `largest` fit an e4m3."""
+    most = float(torch.finfo(torch.float32).max)
+    return min(_E4M3_HIGHEST * E2M1[-1] / max(largest, 1 / most), most)
 
 
 def nearest(weight: Tensor, grid: Grid, steps: Steps | None = None) -> Codes:

@@ -8,7 +8,7 @@ how codes were chosen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -24,6 +24,41 @@ def weights_only(grid: Known) -> QuantizationScheme:
     from compressed_tensors.quantization import QuantizationScheme
 
     return QuantizationScheme(targets=["Linear"], weights=arguments(grid))
+
+
+Inputs = Literal["int8", "fp8", "nvfp4", "mxfp4"]
+"""What a layer's input is rounded to while the model runs. Int8 and fp8 have a scale a token."""
+
+
+def with_inputs(grid: Known, inputs: Inputs) -> QuantizationScheme:
+    """The library's description of a grid whose layers also round what they read."""
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    from .grids import Integers
+
+    told: dict[str, Any]
+    match inputs:
+        case "int8":
+            told = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
+        case "fp8":
+            told = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+        case "nvfp4":  # the scale of a group is taken from the token, the one above all is stored
+            kind = torch.float8_e4m3fn
+            told = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "dynamic": "local"}
+            told |= {"group_size": 16, "scale_dtype": kind, "zp_dtype": kind}
+        case "mxfp4":
+            told = {"num_bits": 4, "type": "float", "dynamic": True, **_groups(32)}
+            told |= {"scale_dtype": torch.uint8, "zp_dtype": torch.uint8}
+        case _:
+            assert_never(inputs)
+    return QuantizationScheme(
+        targets=["Linear"],
+        weights=arguments(grid),
+        input_activations=QuantizationArgs(symmetric=True, **told),
+        # Left to itself the library stores 4-bit integers unpacked once inputs are rounded too.
+        format="pack-quantized" if isinstance(grid, Integers) and grid.width < 8 else None,
+    )
 
 
 def arguments(grid: Known) -> QuantizationArgs:
@@ -76,12 +111,31 @@ def unpack(tensors: Mapping[str, Tensor], scheme: QuantizationScheme) -> Tensor:
     """float32 `(out, in)`: the weight that the tensors stand for, as the library reads them."""
     import torch
 
+    if tensors.get("weight_packed", torch.empty(0)).dtype == torch.uint8:
+        return _floats(tensors)
     told = dict(tensors)
     scale = told["weight_scale"]
     if scale.dtype in (torch.bfloat16, torch.float16):
         told["weight_scale"] = scale.float()  # it computes in the type of the scale
     weight: Tensor = _compressor(scheme).decompress(told, scheme)["weight"]
     return weight.float()
+
+
+def _floats(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of 4-bit floats the library unpacks the codes; it would multiply them in bfloat16, which is
+    too few digits for NVFP4's two scales."""
+    import torch
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+
+    from .grids import Codes, Steps
+
+    packed, scale = tensors["weight_packed"], tensors["weight_scale"]
+    rows, bytes_a_row = packed.shape
+    codes = unpack_fp4_from_uint8(packed, rows, 2 * bytes_a_row, torch.float32)
+    if scale.dtype == torch.uint8:  # MXFP4 stores the exponent, shifted by 127
+        scale = torch.exp2(scale.float() - 127)
+    whole = tensors.get("weight_global_scale")
+    return Codes(codes=codes, steps=Steps(scale=scale, global_scale=whole)).values()
 
 
 def config(
@@ -109,8 +163,11 @@ def _compressor(scheme: QuantizationScheme) -> Any:
 
 def _format(scheme: QuantizationScheme) -> str:
     from compressed_tensors.compressors.format import infer_module_format
+    from compressed_tensors.config import CompressionFormat
     from torch import nn
 
+    if scheme.format is not None:
+        return str(CompressionFormat(scheme.format).value)
     return str(infer_module_format(nn.Linear, scheme).value)
 
 
