@@ -40,6 +40,7 @@ _PARTS = {
 }
 _HARMLESS = {"act_fn", "rotary_emb", "q_norm", "k_norm"}
 """Parts that may be there besides: they are between no writer and its readers."""
+_INSTEAD = "quantize this model without scaling or smoothing"
 _ALPHAS = tuple(step / 20 for step in range(20))
 """The exponents that AWQ tries. 0 moves nothing."""
 
@@ -49,7 +50,8 @@ def awq(layer: nn.Module, reads: Mapping[str, Read], grid: Grid) -> Mapping[str,
     least. Raises ValueError, half a sentence, for a layer that is built in another way."""
 
     def choose(weights: Mapping[str, Tensor], read: Read) -> Tensor:
-        size = read.moments.fitted.diagonal().sqrt().clamp(min=1e-8)
+        size = read.moments.fitted.diagonal().clamp(min=1e-30).sqrt()
+        size = size.clamp(min=float(size.max()) * 1e-4)  # a feature that is hardly read
 
         def tried(alpha: float) -> tuple[float, Tensor]:
             scale = size**alpha
@@ -129,13 +131,13 @@ def _check(layer: nn.Module) -> None:
             at = f" in {part}" if part else ""
             raise ValueError(
                 f"scales cannot be moved in a {kind}, which differs from Llama's in "
-                f"{', '.join(sorted(strange))}{at}: quantize this model without scaling or smoothing"
+                f"{', '.join(sorted(strange))}{at}: {_INSTEAD}"
             )
     for writer in ("input_layernorm", "post_attention_layernorm"):
         if not _multiplies(layer.get_submodule(writer)):
             raise ValueError(
-                f"scales cannot be moved in a {kind}, whose norms do not simply multiply with their "
-                "weight: quantize this model without scaling or smoothing"
+                f"scales cannot be moved in a {kind}, whose norms do not simply multiply with "
+                f"their weight: {_INSTEAD}"
             )
 
 

@@ -206,8 +206,8 @@ class MxFp4:
 
 @dataclass(frozen=True, slots=True)
 class Fp8:
-    """8-bit floats (E4M3) with a scale a row. With `shrink` 1 a weight comes back within 1/16 of its
-    own size, or within 2^-10 of the scale where that is more."""
+    """8-bit floats (E4M3) with a scale a row. With `shrink` 1 a weight comes back within 1/16 of
+    its own size, or within 2^-10 of the scale where that is more."""
 
     group_size: None = None
     bits: float = 8.0
