@@ -35,7 +35,7 @@ def read_recipe(file: Path) -> Recipe:
     if not isinstance(sources, list):
         raise RecipeError("prompts must be a list of tables, each under [[prompts]].")
     told["prompts"] = [_located(each, file.parent) for each in sources]
-    recipe: Recipe = _built(Recipe, told, "")
+    recipe: Recipe = built(Recipe, told, "")
     _refuse_unlicensed(recipe.teacher)
     _refuse_impossible(recipe)
     return recipe
@@ -115,7 +115,7 @@ def _located(source: Any, folder: Path) -> Any:
     return source | {"path": str((folder / Path(path).expanduser()).resolve())}
 
 
-def _built(shape: type[Any], told: Any, where: str) -> Any:
+def built(shape: type[Any], told: Any, where: str) -> Any:
     """An instance of a recipe dataclass from a TOML table."""
     if not isinstance(told, dict):
         raise RecipeError(f"{where} must be a table, as in [{where}].")
@@ -139,7 +139,7 @@ def _value(told: Any, hint: Any, where: str) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (each for each in get_args(hint) if each is not types.NoneType)
     if dataclasses.is_dataclass(hint):
-        return _built(hint, told, where)  # type: ignore[arg-type]
+        return built(hint, told, where)  # type: ignore[arg-type]
     if get_origin(hint) is Literal:
         if told not in get_args(hint):
             raise RecipeError(f"{where} is {told!r}; it takes {_listed(get_args(hint))}.")
@@ -172,7 +172,7 @@ def _source(told: Any, where: str) -> Any:
     kind = told.get("kind") if isinstance(told, dict) else None
     if kind not in SOURCES:
         raise RecipeError(f"{where}.kind is {kind!r}; it takes {_listed(tuple(SOURCES))}.")
-    return _built(SOURCES[str(kind)], told, where)
+    return built(SOURCES[str(kind)], told, where)
 
 
 def _inside(where: str, key: str) -> str:

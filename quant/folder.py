@@ -1,9 +1,9 @@
-"""Makes a 4-bit folder of any Llama-like model folder.
+"""Makes a quantized folder of a model folder.
 
-Comes in: a model folder in 16 bits and a folder to write. Goes out: that folder, whole or not
-there, with a manifest that says what it was made of: the same weights are not quantized twice, and
-others take the place of what was made of them before. It refuses to know how codes are chosen
-(`rtn.py`) and how vLLM wants them (`export.py`).
+Comes in: a model folder in 16 bits, a recipe, and a folder to write. Goes out: that folder, whole
+or not there, with a manifest that says what it was made of: the same weights are not quantized
+twice, and others take the place of what was made of them before. Killed work goes on where it was.
+It refuses to know how codes are chosen and how an engine wants them.
 """
 
 from __future__ import annotations
@@ -11,120 +11,149 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import fnmatch
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from senryu.server.manifest import (
-    MANIFEST_NAME,
-    FileRecord,
-    Manifest,
-    describe_folder,
-    record_files,
-)
+from senryu.server.manifest import MANIFEST_NAME, FileRecord, Manifest, record_files
 
+from .errors import QuantizeError
 from .once import make_once
 from .progress import Progress, Silent
+from .recipe import QuantizeRecipe
 
-REVISION = 1
-"""Raise it when the code changes what becomes of the same weights."""
-_LAYERWISE = "nemotron-nas"
+if TYPE_CHECKING:
+    from .calibration import CalibrationSet
+    from .parent import Parent
+    from .schemes.base import Scheme
 
-
-class QuantizeError(RuntimeError):
-    """The model cannot be quantized; the message is one sentence for the user."""
+__all__ = ["QuantizeError", "quantize_folder", "quantize_into"]
 
 
 def quantize_folder(
     source: Path,
     out: Path,
+    recipe: QuantizeRecipe | None = None,
     *,
-    group_size: int = 32,
-    symmetric: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """`out`, with the weights of `source` rounded to nearest in groups. Raises QuantizeError."""
+    """`out`, made of `source` as the recipe says. Raises QuantizeError."""
+    from .parent import open_parent
+
+    recipe = recipe or QuantizeRecipe()
     progress = progress or Silent()
-    try:
-        parent = describe_folder(source)
-    except ValueError as problem:
-        raise QuantizeError(str(problem)) from problem
-    if parent.group_size is not None or parent.scheme not in ("bf16", "fp16", "fp32"):
-        raise QuantizeError(
-            f"{source} is stored as {parent.scheme}: quantize the 16-bit model that it was made of."
-        )
-    if _model_type(source) == _LAYERWISE:
-        raise QuantizeError(
-            f"{source} has layers of different widths, which are served in bf16 only: serve it as "
-            "it is."
-        )
-    digest = _digest(source, parent, group_size, symmetric)
+    out = out.absolute()
+    parent = open_parent(source)
+    scheme = scheme_of(recipe)
+    digest = recipe.digest(files=_files(parent))
     again = _holds_another(out, source, digest)
     if again:
         progress.say(f"{out} was made of other weights or in another way; it is made again.")
+    work = out.parent / f".{out.name}.work"
 
     def fill(folder: Path) -> None:
-        from . import export, rtn
-
-        model, tokenizer = _load(source)
-        parameters = sum(weight.numel() for weight in model.parameters())
-        names = export.linear_layers(model)
-        progress.begin(len(names))
-        progress.stage("quantize")
-
-        def choose(name: str, weight: Any) -> rtn.GroupCodes:
-            return rtn.quantize(weight, group_size=group_size, symmetric=symmetric)
-
-        scheme = export.W4A16(group_size=group_size, symmetric=symmetric)
-        try:
-            packed = export.pack(model, scheme, choose, lambda name: progress.done())
-        except ValueError as problem:
-            raise QuantizeError(str(problem)) from problem
-        export.save(folder, model, tokenizer, packed)
-        for text in source.glob("*.md"):  # the model card
-            (folder / text.name).write_bytes(text.read_bytes())
-        dataclasses.replace(
-            parent,
-            scheme="w4a16",
-            group_size=group_size,
-            parameters=parent.parameters or parameters,
-            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            files=record_files(folder),
-            recipe_digest=digest,
-            notes=(*parent.notes, "Rounded to nearest in 4 bits, without calibration data."),
-        ).write(folder)
+        quantize_into(folder, parent, scheme, recipe, digest, work, progress)
 
     with _sentences(out):
-        made = make_once(out.absolute(), fill, progress, again=again)
+        made = make_once(out, fill, progress, again=again)
+        if work.exists():
+            shutil.rmtree(work)
         _renew_cards(source, made)
     return made
 
 
-def _digest(source: Path, parent: Manifest, group_size: int, symmetric: bool) -> str:
-    """Of everything that decides the weights, which the model card does not."""
+def quantize_into(
+    folder: Path,
+    parent: Parent,
+    scheme: Scheme,
+    recipe: QuantizeRecipe,
+    digest: str,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """Fill an empty folder with the model and its manifest; what is half-done waits in `work`."""
+    from . import making
+
+    progress.begin(making.units(parent, recipe))
+    calibration = _calibration(parent, scheme, recipe)
+    notes = making.make(folder, parent, scheme, recipe, calibration, digest, work, progress)
+    told = parent.manifest
+    dataclasses.replace(
+        told,
+        scheme=scheme.name,
+        group_size=scheme.group_size,
+        parameters=told.parameters or making.parameters(parent),
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        files=record_files(folder),
+        recipe_digest=digest,
+        calibration=None if calibration is None else calibration.record(),
+        notes=(*told.notes, *notes),
+    ).write(folder)
+
+
+def scheme_of(recipe: QuantizeRecipe) -> Scheme:
+    """Raises QuantizeError where the recipe asks of a scheme what it does not know."""
+    from .schemes import SCHEMES, open_scheme
+
+    told = recipe.scheme
+    if told.name not in SCHEMES:
+        raise QuantizeError(
+            f"There is no scheme {told.name}: choose one of {', '.join(SCHEMES)}, or keep bf16."
+        )
     try:
-        parent.verify(source, hashes=False)
-        files = dict(parent.files) or record_files(source)
+        return open_scheme(
+            told.name,
+            group_size=told.group_size,
+            symmetric=told.symmetric,
+            rounding=told.rounding,
+            scaling=told.scaling,
+        )
     except ValueError as problem:
-        raise QuantizeError(str(problem)) from problem
+        raise QuantizeError(f"The scheme cannot be had so: {problem}.") from problem
+
+
+def kept_layers(names: list[str], recipe: QuantizeRecipe) -> frozenset[str]:
+    """The linear layers that the recipe's patterns name. Raises QuantizeError for a pattern that
+    names none."""
+    kept: set[str] = set()
+    for pattern in recipe.scheme.keep:
+        named = fnmatch.filter(names, pattern)
+        if not named:
+            raise QuantizeError(
+                f"scheme.keep names no layer by {pattern!r}: layers are called like {names[0]}."
+            )
+        kept.update(named)
+    return frozenset(kept)
+
+
+def _calibration(parent: Parent, scheme: Scheme, recipe: QuantizeRecipe) -> CalibrationSet | None:
+    if not scheme.calibrated and not recipe.qad.tokens and recipe.scheme.kv_cache == "auto":
+        return None
+    from .calibration import read_calibration
+
+    asked = recipe.calibration
+    source = None if asked.source is None else Path(asked.source).expanduser()
+    return read_calibration(
+        source, parent.folder, tokens=asked.tokens, length=asked.length, seed=asked.seed
+    )
+
+
+def _files(parent: Parent) -> dict[str, str]:
+    """Digests of everything that decides the weights, which the model card does not."""
+    try:
+        records = dict(parent.manifest.files) or record_files(parent.folder)
     except OSError as problem:
-        raise QuantizeError(f"{source} cannot be read ({_reason(problem)}).") from problem
-    told: Mapping[str, Any] = {
-        "files": {name: each.sha256 for name, each in files.items() if not name.endswith(".md")},
-        "scheme": "w4a16",
-        "group_size": group_size,
-        "symmetric": symmetric,
-        "revision": REVISION,
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        raise QuantizeError(f"{parent.folder} cannot be read ({_reason(problem)}).") from problem
+    return {name: each.sha256 for name, each in records.items() if not name.endswith(".md")}
 
 
 def _holds_another(out: Path, source: Path, digest: str) -> bool:
-    """Whether a whole 4-bit model is there that was made of something else. Raises QuantizeError
-    where something is there that quantizing did not make."""
+    """Whether a whole quantized model is there that was made of something else. Raises
+    QuantizeError where something is there that quantizing did not make."""
     if not out.exists():
         return False
     if not (out / MANIFEST_NAME).exists():
@@ -134,7 +163,8 @@ def _holds_another(out: Path, source: Path, digest: str) -> bool:
     except ValueError:
         return False  # damaged, and so made again anyway
     assert there is not None
-    if out.resolve() == source.resolve() or there.scheme != "w4a16":
+    plain = there.scheme in ("bf16", "fp16", "fp32")
+    if out.resolve() == source.resolve() or plain or there.recipe_digest is None:
         raise QuantizeError(
             f"{out} holds a model in {there.scheme}, which would be lost: name another folder."
         )
@@ -160,14 +190,6 @@ def _renew_cards(source: Path, made: Path) -> None:
         dataclasses.replace(manifest, files=files).write(made)
 
 
-def _model_type(source: Path) -> str | None:
-    try:
-        told = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # whoever loads it says what is wrong
-    return told.get("model_type") if isinstance(told, dict) else None
-
-
 @contextlib.contextmanager
 def _sentences(out: Path) -> Iterator[None]:
     """Turn what a disk says into one sentence."""
@@ -178,26 +200,8 @@ def _sentences(out: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as problem:
         raise QuantizeError(
             f"{out} cannot be written ({_reason(problem)}): make room there or name another "
-            "folder, and run the same command again."
+            "folder, and run the same command again; finished layers are kept."
         ) from problem
-
-
-def _load(source: Path) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from .export import no_bars
-
-    try:
-        with no_bars():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as problem:  # the libraries have many, down to Exception itself
-        raise QuantizeError(
-            f"{source} cannot be loaded ({_reason(problem)}): give a folder of a model that "
-            "transformers knows, with all its files."
-        ) from problem
-    return model, tokenizer
 
 
 def _reason(problem: BaseException) -> str:

@@ -51,12 +51,15 @@ def gptq(
     damping: tuple[float, ...] = DAMPING,
     shrink: tuple[float, ...] = SHRINK,
 ) -> Codes:
-    """The best of several dampings on `moments.judged`; never worse there than rounding alone."""
+    """The best of several dampings on `moments.judged`; never worse there than rounding alone on
+    the same scales. Raises ValueError where the moments are not finite, or the weight is not."""
+    for each in (moments.fitted, moments.judged):
+        _refuse_undefined(each)
     steps = best_steps(weight, grid, moments.fitted.diagonal(), shrink)
     found = nearest(weight, grid, steps)
     least = lost(weight, found.values(), moments.judged)
-    for each in damping:
-        codes = gptq_once(weight, grid, steps, moments.fitted, each)
+    for part in damping:
+        codes = gptq_once(weight, grid, steps, moments.fitted, part)
         error = lost(weight, codes.values(), moments.judged)
         if error < least:
             found, least = codes, error
@@ -92,8 +95,7 @@ def best_steps(
 
 def gptq_once(weight: Tensor, grid: Grid, steps: Steps, moments: Tensor, damping: float) -> Codes:
     """One pass. Raises ValueError where the moments are not finite."""
-    if not bool(torch.isfinite(moments).all()):
-        raise ValueError("what the layer reads holds infinite or undefined numbers")
+    _refuse_undefined(moments)
     work = weight.detach().float().clone()
     columns = work.shape[1]
     order = moments.diagonal().argsort(descending=True, stable=True)
@@ -115,6 +117,11 @@ def gptq_once(weight: Tensor, grid: Grid, steps: Steps, moments: Tensor, damping
             block[:, at + 1 :].addr_(error, local[at, at + 1 :], alpha=-1)
         work[:, end:].addmm_(errors, upper[start:end, end:], alpha=-1)
     return Codes(codes=codes[:, order.argsort()].contiguous(), steps=steps)
+
+
+def _refuse_undefined(moments: Tensor) -> None:
+    if not bool(torch.isfinite(moments).all()):
+        raise ValueError("what the layer reads holds infinite or undefined numbers")
 
 
 def _inverse_factor(moments: Tensor, damping: float) -> Tensor:

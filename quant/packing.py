@@ -138,6 +138,20 @@ def _floats(tensors: Mapping[str, Tensor]) -> Tensor:
     return Codes(codes=codes, steps=Steps(scale=scale, global_scale=whole)).values()
 
 
+def codes_of(tensors: Mapping[str, Tensor], grid: Known) -> Codes:
+    """The codes that the tensors of `pack` hold."""
+    from .grids import Codes, Steps
+
+    scheme = weights_only(grid)
+    zero = _compressor(scheme).decompress(dict(tensors), scheme).get("weight_zero_point")
+    steps = Steps(
+        scale=tensors["weight_scale"], zero=zero, global_scale=tensors.get("weight_global_scale")
+    )
+    values = unpack(tensors, scheme)
+    size, zeros = steps.of_columns(values.shape[1])
+    return Codes(codes=grid.snap(values / size + zeros), steps=steps)
+
+
 def config(
     scheme: QuantizationScheme, kept: Sequence[str], kv_cache: QuantizationArgs | None = None
 ) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from .base import Machine, Read, Stored
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from senryu.quant.grids import Codes, Integers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class W4A16:
@@ -48,7 +50,7 @@ class W4A16:
             return {}
         from senryu.quant.balance import awq
 
-        moved: Mapping[str, Tensor] = awq(layer, reads, self._grid())
+        moved: Mapping[str, Tensor] = awq(layer, reads, self.grid)
         return moved
 
     def store(self, weights: Mapping[str, Tensor], read: Read | None) -> dict[str, Stored]:
@@ -57,15 +59,24 @@ class W4A16:
         from .rounding import rounded
 
         chosen = read if self.rounding == "gptq" else None
-        return rounded(weights, self._grid(), chosen, weights_only(self._grid()))
+        return rounded(weights, self.grid, chosen, weights_only(self.grid))
 
     def config(self, kept: Sequence[str]) -> dict[str, Any]:
         from senryu.quant.packing import config, weights_only
 
-        told: dict[str, Any] = config(weights_only(self._grid()), kept)
+        told: dict[str, Any] = config(weights_only(self.grid), kept)
         return told
 
-    def _grid(self) -> Any:
+    def pack(self, codes: Codes) -> dict[str, Tensor]:
+        """The tensors of one layer whose codes were found elsewhere."""
+        from senryu.quant.packing import pack, weights_only
+
+        tensors: dict[str, Tensor] = pack(codes, weights_only(self.grid))
+        return tensors
+
+    @property
+    def grid(self) -> Integers:
+        """What weights are rounded to."""
         from senryu.quant.grids import Integers
 
         return Integers(symmetric=self.symmetric, group_size=self.group_size)

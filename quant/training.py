@@ -1,0 +1,147 @@
+"""Trains a folder through its quantizer, and goes on after a kill.
+
+Comes in: a quantized folder, the files of its layers, and its parent. Goes out: other files of the
+same layers. It refuses to know the loss and the gradient (`qad.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor
+
+from .calibration import packed, read_calibration
+from .errors import QuantizeError
+from .grids import Codes
+from .layers import Work
+from .packing import codes_of
+from .parent import Parent
+from .progress import Progress
+from .recipe import QuantizeRecipe
+from .restore import restore
+
+if TYPE_CHECKING:
+    from .schemes.base import Scheme
+
+CHECKPOINT_STEPS = 25
+_CHECKPOINT = "qad.safetensors"
+_RECENT = 20
+"""Steps that the KL shown to a person is averaged over."""
+
+
+def steps(recipe: QuantizeRecipe) -> int:
+    """How many steps of training a recipe asks for."""
+    return math.ceil(recipe.qad.tokens / recipe.qad.batch_tokens)
+
+
+def train(
+    folder: Path,
+    parent: Parent,
+    scheme: Scheme,
+    recipe: QuantizeRecipe,
+    layers: list[Path],
+    work: Work,
+    progress: Progress,
+    *,
+    kept: Collection[str] = (),
+    device: torch.device | None = None,
+) -> tuple[list[Path], dict[str, Tensor], str]:
+    """Files that take the place of `layers`, other tensors that were trained, and a sentence.
+    Raises QuantizeError."""
+    from .qad import Trainer
+
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not hasattr(scheme, "grid"):
+        raise QuantizeError(
+            f"{scheme.name} has no grid to train on: leave qad out, or quantize to w4a16."
+        )
+    tokens = _tokens(parent, recipe)
+    found = {
+        name: codes_of(tensors, scheme.grid)
+        for file in layers
+        for name, tensors in _packed(file).items()
+        if name not in kept
+    }
+    student, teacher = restore(folder).to(device), restore(parent.folder).to(device)
+    trainer = Trainer(student, teacher, found, scheme.grid, tokens, recipe.qad)
+    checkpoint = work.folder / _CHECKPOINT
+    if checkpoint.exists():
+        trainer.resume(load_file(checkpoint, device=str(device)))
+    for _ in range(trainer.step):
+        progress.done()
+    recent: list[float] = []
+    while trainer.step < trainer.steps:
+        told = trainer.advance()
+        recent = [*recent[-_RECENT + 1 :], told.kl]
+        kl = sum(recent) / len(recent)
+        progress.done(f"step {told.step}/{trainer.steps}, KL {kl:.3f}")
+        if told.step % CHECKPOINT_STEPS == 0:
+            _keep(checkpoint, trainer.state())
+    trained, norms = trainer.codes(), trainer.norms()
+    files = [_renewed(file, work, scheme, trained, norms) for file in layers]
+    more = {name: each.cpu() for name, each in norms.items() if ".layers." not in name}
+    rows = len(tokens) * tokens.shape[1]
+    note = (
+        f"Then distilled through the quantizer: {recipe.qad.tokens:,} tokens of training on "
+        f"{rows:,} tokens of samples, against the 16-bit model's own distribution."
+    )
+    return files, {name: each.to(torch.bfloat16) for name, each in more.items()}, note
+
+
+def _tokens(parent: Parent, recipe: QuantizeRecipe) -> Tensor:
+    asked = recipe.calibration
+    source = None if asked.source is None else Path(asked.source).expanduser()
+    told = read_calibration(
+        source,
+        parent.folder,
+        tokens=recipe.qad.tokens,
+        length=recipe.qad.sequence,
+        seed=recipe.qad.seed,
+    )
+    tokens = packed(told.sequences, recipe.qad.sequence)
+    if not len(tokens):
+        raise QuantizeError(
+            f"{told.name} has fewer than {recipe.qad.sequence} tokens to train on: give more "
+            "samples."
+        )
+    return tokens
+
+
+def _packed(file: Path) -> dict[str, dict[str, Tensor]]:
+    """The quantized layers in a file: name -> its tensors."""
+    found: dict[str, dict[str, Tensor]] = {}
+    with safe_open(file, framework="pt") as stored:
+        names = list(stored.keys())
+        layers = {name.removesuffix(".weight_scale") for name in names if "weight_scale" in name}
+        for name in names:
+            layer, _, own = name.rpartition(".")
+            if layer in layers and own.startswith("weight"):
+                found.setdefault(layer, {})[own] = stored.get_tensor(name)
+    return found
+
+
+def _renewed(
+    file: Path, work: Work, scheme: Any, trained: dict[str, Codes], norms: dict[str, Tensor]
+) -> Path:
+    """A file of the same names with what was trained."""
+    tensors = load_file(file)
+    for name in {each.rpartition(".")[0] for each in tensors} & trained.keys():
+        for own, tensor in scheme.pack(trained[name]).items():
+            tensors[f"{name}.{own}"] = tensor.cpu()
+    for name in tensors.keys() & norms.keys():
+        tensors[name] = norms[name].cpu().to(tensors[name].dtype)
+    renewed = work.folder / f"trained-{file.name}"
+    work.put(renewed, tensors)
+    return renewed
+
+
+def _keep(checkpoint: Path, state: dict[str, Tensor]) -> None:
+    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
+    save_file({name: each.cpu().contiguous() for name, each in state.items()}, partial)
+    os.replace(partial, checkpoint)
