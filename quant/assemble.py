@@ -33,7 +33,7 @@ def assemble(
     more: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Fill `folder`, whatever weights of ours it held before. `kept` are linear layers whose
-    quantized tensors are replaced by the parent's; `more` are tensors that belong to no layer file."""
+    quantized tensors are replaced by the parent's; `more` are tensors outside the layers."""
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
     count = len(layers) + 1

@@ -9,7 +9,6 @@ imported when there is work, not before.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import errno
 import hashlib
@@ -17,56 +16,33 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from senryu.server.manifest import Manifest, cache_folder, record_files
 
 from . import gguf_model
-from .once import make_once
+from .folder import source_digest
+from .once import damage, make_once
 from .progress import Progress, Silent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from .export import W4A16
+from .recipe import CalibrationRecipe, QuantizeRecipe
 
 NAME = "smollm2-135m"
 SCHEMES = ("w4a16", "bf16")
-SPACE_NEEDED = 400 * 2**20
-"""Bytes: the larger of the two folders is 273 MB, and a full disk makes other programs fail."""
+SPACE_NEEDED = 600 * 2**20
+"""Bytes: both folders and the work between them, 420 MB; a full disk makes other programs fail."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Everything that decides the weights: change any of it and the folder gets another name."""
-
-    scheme: str
-    group_size: int | None
-    """32 is the smallest group that vLLM's kernels on the CPU and on GPUs have in common."""
-    symmetric: bool | None
-    rounding: str | None
-    source_sha256: str = gguf_model.FILE_SHA256
-    revision: int = 1
-    """Raise it when the code behind the names above changes its results."""
-
-    @property
-    def digest(self) -> str:
-        told = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
-
-    @property
-    def folder_name(self) -> str:
-        return f"{NAME}-{self.scheme}-{self.digest[:8]}"
+RECIPE = QuantizeRecipe(calibration=CalibrationRecipe(tokens=8192))
+"""Half the usual calibration set: everybody waits for this before the first answer."""
 
 
-RECIPES = {
-    # Asymmetric: on our texts its KL to bf16 is 0.58, the symmetric grid's 0.71 (docs/lab-notes).
-    "w4a16": Recipe(scheme="w4a16", group_size=32, symmetric=False, rounding="nearest"),
-    "bf16": Recipe(scheme="bf16", group_size=None, symmetric=None, rounding=None),
-}
+def folder_name(scheme: str) -> str:
+    """Where the model lies in the cache. Whatever decides the weights decides the name."""
+    told: dict[str, str | None] = {"source": gguf_model.FILE_SHA256, "scheme": scheme}
+    if scheme != "bf16":
+        told["recipe"] = RECIPE.digest(calibration=source_digest(None))
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return f"{NAME}-{scheme}-{digest[:8]}"
 
 
 class PreparationError(RuntimeError):
@@ -78,22 +54,26 @@ def prepare(
 ) -> Path:
     """The finished folder of the embedded model; makes it first if it is not there yet."""
     progress = progress or Silent()
-    recipe = RECIPES[scheme]
-    final = (cache or cache_folder()).absolute() / "models" / recipe.folder_name
+    models = (cache or cache_folder()).absolute() / "models"
+    final = models / folder_name(scheme)
 
     def fill(folder: Path) -> None:
         _refuse_small_disk(folder)
-        _make(folder, recipe, progress)
+        minutes = "a minute" if scheme == "bf16" else "three minutes"
+        progress.say(f"Preparing {NAME} ({scheme}); this happens once and takes about {minutes}.")
+        progress.begin(_READ_UNITS + (0 if scheme == "bf16" else _LAYERS + 1))
+        if scheme == "bf16":
+            _make(folder, progress)
+        else:
+            _quantize(folder, models / folder_name("bf16"), final, progress)
 
     with _user_sentences(final.parent):
         return make_once(final, fill, progress)
 
 
-def _make(folder: Path, recipe: Recipe, progress: Progress) -> None:
-    """Fill `folder` with the finished model, its manifest last."""
+def _make(folder: Path, progress: Progress) -> None:
+    """Fill `folder` with the model in 16 bits, its manifest last."""
     file = gguf_model.find_file()
-    progress.say(f"Preparing {NAME} ({recipe.scheme}); this happens once and takes about a minute.")
-    progress.begin(_units(recipe))
     progress.stage("start torch")
     from . import export
 
@@ -101,55 +81,58 @@ def _make(folder: Path, recipe: Recipe, progress: Progress) -> None:
     gguf_model.check_file(file)
     model, tokenizer = gguf_model.load(file, told=lambda name: progress.done())
     parameters = sum(weight.numel() for weight in model.parameters())
-
-    packed = None
-    if recipe.group_size is not None:
-        scheme = export.W4A16(group_size=recipe.group_size, symmetric=bool(recipe.symmetric))
-        progress.stage("quantize")
-        packed = _quantize(model, scheme, progress)
     progress.stage("write")
-    export.save(folder, model, tokenizer, packed)
+    export.save(folder, model, tokenizer)
     progress.done()
     progress.stage("hash")
-    _manifest(folder, recipe, parameters).write(folder)
+    _manifest(folder, parameters).write(folder)
     progress.done()
 
 
-def _quantize(model: PreTrainedModel, scheme: W4A16, progress: Progress) -> Any:
-    from . import export, rtn
+def _quantize(folder: Path, ready: Path, final: Path, progress: Progress) -> None:
+    """Fill `folder` with the model in 4 bits. It is made of the model in 16 bits, which is read
+    from `ready` where somebody wanted that one before, and else made and removed."""
+    from .folder import quantize_into, scheme_of
+    from .parent import open_parent
 
-    numbers = {name: number for number, name in enumerate(export.linear_layers(model), start=1)}
+    # Named like what is half-made, so that a killed one is swept away with the rest.
+    beside = final.parent / f".{final.name}.{os.getpid()}.parent.partial"
+    work = final.parent / f".{final.name}.work"
+    try:
+        if damage(ready) is None:
+            source = ready
+        else:
+            source = beside
+            beside.mkdir()
+            _make(beside, progress)
+        recipe = RECIPE
+        digest = recipe.digest(calibration=source_digest(None))
+        quantize_into(
+            folder, open_parent(source), scheme_of(recipe), recipe, digest, work, progress
+        )
+        shutil.rmtree(work)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
-    def choose(name: str, weight: Tensor) -> rtn.GroupCodes:
-        return rtn.quantize(weight, group_size=scheme.group_size, symmetric=scheme.symmetric)
 
-    def told(name: str) -> None:
-        progress.done(f"layer {numbers[name]}/{len(numbers)}")
-
-    return export.pack(model, scheme, choose, told)
+_READ_UNITS = 272 + 2
+"""Tensors to read, one write, one hash."""
+_LAYERS = 30
 
 
-def _units(recipe: Recipe) -> int:
-    """272 tensors to read, 210 layers to quantize, one write, one hash."""
-    return 272 + (210 if recipe.group_size else 0) + 2
-
-
-def _manifest(folder: Path, recipe: Recipe, parameters: int) -> Manifest:
-    notes = ["The source stores 4-bit weights (Q4_1), which were unpacked to bf16 first."]
-    if recipe.rounding:
-        notes.append("Rounded to nearest, without calibration data; embeddings stay in bf16.")
+def _manifest(folder: Path, parameters: int) -> Manifest:
     return Manifest(
         model_id=f"senryu/{NAME}",
         display_name="SmolLM2 135M Instruct",
         source=f"{gguf_model.PACKAGE} {gguf_model.PACKAGE_VERSION} ({gguf_model.ORIGINAL_MODEL})",
         licence=gguf_model.LICENCE,
-        scheme=recipe.scheme,
-        group_size=recipe.group_size,
+        scheme="bf16",
+        group_size=None,
         parameters=parameters,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files=record_files(folder),
-        recipe_digest=recipe.digest,
-        notes=tuple(notes),
+        recipe_digest=hashlib.sha256(gguf_model.FILE_SHA256.encode()).hexdigest(),
+        notes=("The source stores 4-bit weights (Q4_1), which were unpacked to bf16 first.",),
     )
 
 

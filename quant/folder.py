@@ -49,13 +49,16 @@ def quantize_folder(
     out = out.absolute()
     parent = open_parent(source)
     scheme = scheme_of(recipe)
-    digest = recipe.digest(files=_files(parent))
+    digest = recipe.digest(files=_files(parent), calibration=_calibrated_on(scheme, recipe))
     again = _holds_another(out, source, digest)
     if again:
         progress.say(f"{out} was made of other weights or in another way; it is made again.")
     work = out.parent / f".{out.name}.work"
 
     def fill(folder: Path) -> None:
+        from . import making
+
+        progress.begin(making.units(parent, recipe))
         quantize_into(folder, parent, scheme, recipe, digest, work, progress)
 
     with _sentences(out):
@@ -78,7 +81,6 @@ def quantize_into(
     """Fill an empty folder with the model and its manifest; what is half-done waits in `work`."""
     from . import making
 
-    progress.begin(making.units(parent, recipe))
     calibration = _calibration(parent, scheme, recipe)
     notes = making.make(folder, parent, scheme, recipe, calibration, digest, work, progress)
     told = parent.manifest
@@ -130,8 +132,34 @@ def kept_layers(names: list[str], recipe: QuantizeRecipe) -> frozenset[str]:
     return frozenset(kept)
 
 
+def source_digest(source: Path | None) -> str:
+    """Of the set that weights are fitted to, as it lies on the disk; None is the packaged one."""
+    if source is None:
+        return FileRecord.of(Path(__file__).parent / "packaged" / "calibration.jsonl").sha256
+    if source.is_file():
+        return FileRecord.of(source).sha256
+    shards = sorted(each.name for each in source.rglob("*.parquet"))  # named by their content
+    return hashlib.sha256("\n".join(shards).encode()).hexdigest()
+
+
+def _calibrated_on(scheme: Scheme, recipe: QuantizeRecipe) -> str | None:
+    if not _needs_set(scheme, recipe):
+        return None
+    told = recipe.calibration.source
+    try:
+        return source_digest(None if told is None else Path(told).expanduser())
+    except OSError as problem:
+        raise QuantizeError(
+            f"The calibration set {told} cannot be read ({_reason(problem)})."
+        ) from problem
+
+
+def _needs_set(scheme: Scheme, recipe: QuantizeRecipe) -> bool:
+    return bool(scheme.calibrated or recipe.qad.tokens or recipe.scheme.kv_cache == "fp8")
+
+
 def _calibration(parent: Parent, scheme: Scheme, recipe: QuantizeRecipe) -> CalibrationSet | None:
-    if not scheme.calibrated and not recipe.qad.tokens and recipe.scheme.kv_cache == "auto":
+    if not _needs_set(scheme, recipe):
         return None
     from .calibration import read_calibration
 

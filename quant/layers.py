@@ -143,7 +143,6 @@ def refuse_shapes(model: Any, scheme: Scheme, kept: Collection[str]) -> None:
             )
 
 
-@torch.no_grad()
 def _quantize(
     parent: Parent,
     layer: nn.Module,

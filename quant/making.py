@@ -113,7 +113,7 @@ def _kv_cache(layers: list[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]
 
     from safetensors import safe_open
 
-    from . import kv_cache
+    from .kv_cache import kv_scales, scheme
 
     scales: dict[str, Tensor] = {}
     for index, file in enumerate(layers):
@@ -127,6 +127,6 @@ def _kv_cache(layers: list[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]
                 "measured: leave the KV cache in 16 bits."
             ) from None
         # Rotation by position mixes pairs of a key's features, which can add up to this much.
-        found = kv_cache.kv_scales(key * 2**0.5, value)
+        found = kv_scales(key * 2**0.5, value)
         scales |= {f"model.layers.{index}.self_attn.{name}": each for name, each in found.items()}
-    return scales, kv_cache.scheme()
+    return scales, scheme()

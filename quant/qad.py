@@ -66,7 +66,7 @@ def head_kl(student: Tensor, parent: Tensor, head: Tensor) -> tuple[float, Tenso
     return total / len(student), gradient
 
 
-class Quantized(nn.Module):
+class Quantized(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A linear layer whose weight is rounded each time it is used."""
 
     def __init__(self, codes: Codes, grid: Grid, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -86,16 +86,15 @@ class Quantized(nn.Module):
         weight = _Straight.apply(self.units, size, self.zero, self._grid.snap, self._dtype)
         return nn.functional.linear(states.to(self._dtype), weight, self.bias)
 
-    @torch.no_grad()
     def codes(self) -> Codes:
         """What it has become, its scales rounded to the type that is stored."""
         steps = self._steps
-        size = (self.size * (1 + self.scaled)).squeeze(-1)
+        size = (self.size * (1 + self.scaled.detach())).squeeze(-1)
         scale = size if steps.global_scale is None else size * steps.global_scale
         stored = Steps(
             scale=scale.to(steps.scale.dtype), zero=steps.zero, global_scale=steps.global_scale
         )
-        return Codes(codes=self._grid.snap(self.units).flatten(1), steps=stored)
+        return Codes(codes=self._grid.snap(self.units.detach()).flatten(1), steps=stored)
 
 
 class _Straight(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
@@ -240,6 +239,7 @@ class Trainer:
 def _replace(student: Any, name: str, codes: Codes, grid: Grid) -> Quantized:
     place, _, own = name.rpartition(".")
     plain = student.get_submodule(name)
-    layer = Quantized(codes, grid, plain.bias, plain.weight.dtype).to(plain.weight.device)
+    layer = Quantized(codes, grid, plain.bias, plain.weight.dtype)
+    layer.to(plain.weight.device)
     setattr(student.get_submodule(place), own, layer)
     return layer

@@ -131,6 +131,8 @@ def read_recipe(file: Path) -> QuantizeRecipe:
         raise QuantizeError(f"There is no recipe {file}: give the path of a TOML file.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise QuantizeError(f"The recipe {file} cannot be read: {problem}.") from problem
+    for judged in ("compare", "bounds"):  # of compare/recipe.py: they change no weight
+        told.pop(judged, None)
     calibration = told.get("calibration")
     if isinstance(calibration, dict) and isinstance(calibration.get("source"), str):
         source = Path(calibration["source"]).expanduser()

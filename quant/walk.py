@@ -34,7 +34,6 @@ class Walk:
     _told: Sequence[Mapping[str, Any]]
     _device: torch.device
 
-    @torch.no_grad()
     def read(self, index: int) -> tuple[list[tuple[str, ...]], dict[str, Read], dict[str, float]]:
         """Which linear layers of decoder layer `index` read the same; what each of these groups
         reads, by the name of its first; and the greatest magnitude of each layer's output."""
@@ -62,7 +61,6 @@ class Walk:
                 hook.remove()
         return shared.groups, {name: each.read() for name, each in counted.items()}, outputs
 
-    @torch.no_grad()
     def step(self, index: int) -> None:
         """Lead the states through decoder layer `index`, with the weights that it has now."""
         layer = self.layers[index]
@@ -77,7 +75,6 @@ class Walk:
         return out[0] if isinstance(out, tuple) else out
 
 
-@torch.no_grad()
 def begin(parent: Parent, model: Any, tokens: Tensor, device: torch.device) -> Walk:
     """A walk in front of the first layer. `tokens` are int64 `(sequences, length)`."""
     inner = model.model
@@ -102,7 +99,7 @@ def begin(parent: Parent, model: Any, tokens: Tensor, device: torch.device) -> W
     return Walk(layers, torch.cat(parts), told, device)
 
 
-class _Listener(nn.Module):
+class _Listener(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Stands in a layer's place, notes how it is called, and lets the states through."""
 
     told: dict[str, Any]
