@@ -39,7 +39,7 @@ class Moments:
 
 def lost(weight: Tensor, values: Tensor, moments: Tensor) -> float:
     """The mean squared error of the layer's output, summed over its features."""
-    difference = weight.float() - values
+    difference = weight.detach().float() - values
     return float(((difference @ moments) * difference).sum())
 
 
@@ -77,7 +77,7 @@ def best_steps(
     groups = tried[0].scale.shape[1]
     errors = []
     for steps in tried:
-        difference = nearest(weight, grid, steps).values() - weight.float()
+        difference = nearest(weight, grid, steps).values() - weight.detach().float()
         errors.append((difference.square() * importance).unflatten(1, (groups, -1)).sum(-1))
     best = torch.stack(errors).argmin(dim=0, keepdim=True)
 
