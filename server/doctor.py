@@ -125,7 +125,7 @@ async def _examine(settings: ServerSettings) -> bool:
     from .engine import open_engine
 
     begun = time.monotonic()
-    engine = await open_engine(settings)
+    engine = await open_engine(settings, gate=True)
     try:
         for choice in engine.card.choices:
             if choice.name != "device":

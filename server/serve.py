@@ -121,7 +121,7 @@ async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
     # The loop makes a cancellation of Ctrl-C, and vLLM's start hears neither that nor Python's own
     # KeyboardInterrupt. There is nothing to lose yet, and the lifeline ends the children.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    engine = await open_engine(settings)
+    engine = await open_engine(settings, gate=True)
     signal.signal(signal.SIGINT, on_interrupt)
     try:
         await _answer_requests(settings, listener, engine)

@@ -15,8 +15,9 @@ from senryu.server.settings import ServerSettings
 from .base import Choice, Engine, EngineError
 
 
-async def open_engine(settings: ServerSettings) -> Engine:
-    """An engine that can answer. Raises EngineError with one sentence for the user."""
+async def open_engine(settings: ServerSettings, *, gate: bool = False) -> Engine:
+    """An engine that can answer. With `gate`, not with a model that broke the bounds that it was
+    held to. Raises EngineError with one sentence for the user."""
     if settings.engine == "scripted":
         from .scripted import POEM, ScriptedEngine
 
@@ -26,7 +27,7 @@ async def open_engine(settings: ServerSettings) -> Engine:
             window=settings.window or 200_000,
             model=settings.served_name or "scripted",
         )
-    from .model_folder import find_model, read_facts
+    from .model_folder import find_model, read_facts, refuse_unservable
     from .quiet import new_log
     from .vllm_arguments import memory_choices, vllm_arguments
     from .vllm_engine import installed_build, open_vllm
@@ -40,6 +41,8 @@ async def open_engine(settings: ServerSettings) -> Engine:
         raise EngineError(why_not)
     build, version = installed_build(device.kind)  # before the minutes that a model may take
     folder = find_model(settings.model)
+    if gate:
+        refuse_unservable(folder)
     facts = read_facts(
         folder, served_name=settings.served_name, asked=settings.model, dialect=settings.dialect
     )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from senryu.server.manifest import describe_folder
+from senryu.server.manifest import Manifest, describe_folder
 from senryu.server.turn.dialects import choose_dialect
 
 from .base import EngineError
@@ -38,6 +38,20 @@ def find_model(model: str) -> Path:
             "Qwen/Qwen3-4B, or embedded"
         )
     return _download(model)
+
+
+def refuse_unservable(folder: Path) -> None:
+    """Raises EngineError for a model whose manifest says that it is not to be served."""
+    try:
+        manifest = Manifest.read(folder)
+    except ValueError:
+        return  # whoever reads its facts says what is wrong
+    if manifest is not None and manifest.servable is False:
+        why = manifest.refused_because or "it was marked so"
+        raise EngineError(
+            f"{folder} is not to be served, for it lost too much when it was quantized ({why}): "
+            "quantize it in another way, or delete `servable` from its senryu.json"
+        )
 
 
 def read_facts(
