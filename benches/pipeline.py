@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         record["distill"] = _told(
             "distill", ["distill", str(arguments.recipe), "--out", str(arguments.out / "distill")]
         )
-        record["quantize"] = _told("quantize", ["quantize", str(student), "--out", str(packed)]) | {
+        own = ["--calibration", str(arguments.out / "distill")]  # what the student was taught with
+        words = ["quantize", str(student), *own, "--out", str(packed)]
+        record["quantize"] = _told("quantize", words) | {
             "bytes": _bytes(packed),
             "bytes_before": _bytes(student),
         }

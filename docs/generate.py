@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from senryu.distill import recipe
+from senryu.quant import recipe as quantizing
+from senryu.quant.compare import recipe as comparing
 from senryu.server.serve import FLAGS
 from senryu.server.settings import ServerSettings, as_toml, documented
 
@@ -51,16 +53,48 @@ def recipes() -> str:
         "may train on what the teacher writes is for you to find out, and the student's card says",
         "what you found. Paths are relative to the recipe.",
     ]
-    for head, shape in _tables():
+    return _page(parts, _tables())
+
+
+def quantize_recipes() -> str:
+    """Every key of a recipe for `senryu quantize` and `senryu compare`."""
+    parts = [
+        "# Recipes for `senryu quantize`",
+        "",
+        "Made by `make docs` from `quant/recipe.py` and `quant/compare/recipe.py`; edit those.",
+        "",
+        "A recipe is a TOML file. Every table and every key may be left out; an unknown key is an",
+        "error. Flags change single keys. `senryu compare` reads `[compare]` and `[bounds]` alone.",
+    ]
+    tables: list[tuple[str, type[Any]]] = [
+        ("[scheme]", quantizing.SchemeRecipe),
+        ("[calibration]", quantizing.CalibrationRecipe),
+        ("[mixed]", quantizing.MixedRecipe),
+        ("[qad]", quantizing.QadRecipe),
+        ("[compare]", comparing.CompareRecipe),
+        ("[bounds]", comparing.Bounds),
+    ]
+    return _page(parts, tables)
+
+
+def _page(parts: list[str], tables: list[tuple[str, type[Any]]]) -> str:
+    for head, shape in tables:
         parts += ["", f"## `{head}`", "", *_intro(shape), "| key | default | meaning |"]
         parts += ["|---|---|---|"]
-        defaults = {each.name: each.default for each in dataclasses.fields(shape)}
+        fields = [each for each in dataclasses.fields(shape) if not _is_table(each)]
+        defaults = {each.name: each.default for each in fields}
         for name, text in documented(shape).items():
+            if name not in defaults:
+                continue
             default = defaults[name]
             shown = "" if default in (None, dataclasses.MISSING) else f"`{_toml(default)}`"
             required = " (required)" if default is dataclasses.MISSING else ""
             parts.append(f"| `{name}` | {shown}{required} | {text} |")
     return "\n".join([*parts, ""])
+
+
+def _is_table(field: dataclasses.Field[Any]) -> bool:
+    return dataclasses.is_dataclass(field.default_factory)
 
 
 def _tables() -> list[tuple[str, type[Any]]]:
@@ -89,7 +123,11 @@ def _toml(value: Any) -> str:
     return as_toml(value)
 
 
-PAGES = {"configuration.md": configuration, "recipes.md": recipes}
+PAGES = {
+    "configuration.md": configuration,
+    "recipes.md": recipes,
+    "quantize-recipes.md": quantize_recipes,
+}
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class CalibrationRecipe:
     """Tokens of one sequence."""
 
     seed: int = 0
+    """Of the order in which a set is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +86,22 @@ class QadRecipe:
     """How many are trained on; 0 leaves the rounded weights as they are."""
 
     batch_tokens: int = 1024
+    """Of one step."""
+
     sequence: int = 256
     """Tokens of one sequence."""
 
-    codes_rate: float = 4e-3
+    codes_rate: float = 1e-2
     """Learning rate of the weights, in steps of their grid; 0 trains the scales alone."""
 
-    scales_rate: float = 1e-3
+    scales_rate: float = 2e-3
     """Learning rate of the scales, as a part of each."""
 
-    norms_rate: float = 1e-4
+    norms_rate: float = 2e-4
     """Learning rate of the norms' weights."""
 
     seed: int = 0
+    """Of the order in which samples are gone through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ def test_the_stages_are_done_in_order_each_on_what_the_one_before_left(
     student, packed = str(out / "distill" / "student"), str(out / "student-w4a16")
     assert stages.told == [
         ["distill", "my.toml", "--out", str(out / "distill")],
-        ["quantize", student, "--out", packed],
+        ["quantize", student, "--calibration", str(out / "distill"), "--out", packed],
     ]
     assert stages.served == [{"SENRYU_MODEL": packed}]
     told = capsys.readouterr()
