@@ -102,7 +102,7 @@ def pack(codes: Codes, scheme: QuantizationScheme) -> dict[str, Tensor]:
         torch.zeros_like(steps.scale, dtype=torch.int8) if zero is None else zero
     )
     if steps.global_scale is not None:
-        told["weight_global_scale"] = steps.global_scale
+        told["weight_global_scale"] = steps.global_scale.clone()  # files take no shared memory
     stored = _compressor(scheme).compress(told, scheme)
     return {name: tensor.contiguous() for name, tensor in stored.items()}
 

@@ -96,6 +96,8 @@ def test_layers_that_are_fused_share_what_is_above_their_scales() -> None:
     stored = NvFp4Scheme().store({"q": weights(1), "k": weights(2) * 30, "v": weights(3)}, read())
     for name in ("weight_global_scale", "input_global_scale"):
         assert len({float(each.tensors[name]) for each in stored.values()}) == 1
+        # ... though not one tensor, which could not be written to a file twice.
+        assert len({each.tensors[name].data_ptr() for each in stored.values()}) == 3
 
 
 def test_the_greatest_input_fits() -> None:
