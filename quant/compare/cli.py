@@ -11,6 +11,10 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
 
 BROKEN = 3
 """The exit status of a folder that broke a bound."""
@@ -96,8 +100,6 @@ def _compared(arguments: argparse.Namespace) -> int:
         speech=recipe.speech and not arguments.no_speech,
         speed=recipe.speed and not arguments.no_speed,
     )
-    from .gate import mark
-    from .report import table, write
     from .run import compare
 
     with Bar() as progress:
@@ -109,12 +111,20 @@ def _compared(arguments: argparse.Namespace) -> int:
             gate=arguments.gate,
             progress=progress,
         )
-    report = write(found, arguments.out or arguments.candidate)
+    return tell(found, arguments.candidate, arguments.out or arguments.candidate)
+
+
+def tell(found: Comparison, candidate: Path, out: Path) -> int:
+    """Write the report, print the table, and where it was judged mark the candidate."""
+    from .gate import mark
+    from .report import table, write
+
+    report = write(found, out)
     print(table(found))
     print(report)
     if found.broken is None:
         return 0
-    mark(arguments.candidate, found.broken)
+    mark(candidate, found.broken)
     for each in found.broken:
         print(f"Not to be served: {each}.", file=sys.stderr)
     return BROKEN if found.broken else 0

@@ -30,12 +30,13 @@ from senryu.distill.page import (
 from .comparison import Comparison
 from .measures import ALL, ANSWERS, Measures, Row
 from .speed import Speed, verdict
-from .spoken import Call, Pair, Said, Share, Speech
+from .spoken import Call, Mode, Pair, Said, Share, Speech, Who
 
 PAGE = "report.html"
 RECORD = "report.json"
 _SHOWN = 8
 """Answers that stand side by side on the page."""
+_BOTH: tuple[Who, ...] = ("parent", "candidate")
 _FEW = 20
 """Of fewer cases no percentage is told: it would look surer than it is."""
 _EXPLAINED = (
@@ -47,7 +48,7 @@ _EXPLAINED = (
 _ASKED = (
     "Both models were served by the real engine and always took their most probable token. Every "
     "recorded turn with a tool call was asked again behind its true history: free to call or not; "
-    "with the mark that opens a call written for it, and nothing else to hold it; and held to a "
+    "with a call of the recorded tool begun for it, and nothing to hold its input; and held to a "
     "call by a grammar, as the server does where a call is demanded. A call is valid when it is "
     "whole JSON, names a known tool, and its input fits the tool's schema."
 )
@@ -152,7 +153,7 @@ def _headline(found: Comparison) -> Cards:
         )
     )
     if found.speech:
-        told = [found.speech.valid(who, "auto", "begun") for who in ("parent", "candidate")]
+        told = [found.speech.valid(who, "auto", "begun") for who in _BOTH]
         cards.append(
             Card("Valid tool calls", f"{told[0]} → {told[1]}", "of those begun, without a grammar")
         )
@@ -293,27 +294,26 @@ def _speech_rows(speech: Speech) -> Iterator[tuple[str, str, str]]:
         if mine.whole or its.whole:
             yield name, _share(mine), _share(its)
 
-    def of_both(name: str, *modes: str) -> Iterator[tuple[str, str, str]]:
-        told = [speech.valid(who, *modes) for who in ("parent", "candidate")]  # type: ignore[arg-type]
-        yield from both(name, *told)
+    def of_both(name: str, *modes: Mode) -> Iterator[tuple[str, str, str]]:
+        yield from both(name, *(speech.valid(who, *modes) for who in _BOTH))
 
-    called = [speech.called(who, "auto") for who in ("parent", "candidate")]
+    called = [speech.called(who, "auto") for who in _BOTH]
     yield from both("calls begun where one was recorded", *called)
     yield from of_both("valid calls, free", "auto")
     yield from of_both("valid calls, begun for it", "begun")
     yield from of_both("valid calls, held by a grammar", "forced")
-    for mode, how in (("begun", "begun for it"), ("forced", "held")):
-        for inputs, what in ((False, "recorded tools"), (True, "recorded calls")):
-            told = [
-                speech.as_recorded(who, mode, inputs=inputs)  # type: ignore[arg-type]
-                for who in ("parent", "candidate")
-            ]
-            yield from both(f"{what}, {how}", *told)
-    for mode, how in (("begun", "begun for it"), ("forced", "held")):
-        for inputs, what in ((False, "the parent's tools"), (True, "the parent's calls")):
-            share = speech.alike(mode, inputs=inputs)  # type: ignore[arg-type]
-            if share.whole:
-                yield f"{what}, {how}", "", _share(share)
+    rows: tuple[tuple[str, Mode, bool], ...] = (
+        ("inputs, begun for it", "begun", True),
+        ("tools, held", "forced", False),
+        ("tools and inputs, held", "forced", True),
+    )
+    for what, mode, inputs in rows:
+        told = [speech.as_recorded(who, mode, inputs=inputs) for who in _BOTH]
+        yield from both(f"recorded {what}", *told)
+    for what, mode, inputs in rows:
+        share = speech.alike(mode, inputs=inputs)
+        if share.whole:
+            yield f"the parent's {what}", "", _share(share)
     yield from of_both("JSON that fits its schema, free", "json")
     yield from of_both("JSON that fits its schema, held by a grammar", "json-held")
 
@@ -335,7 +335,7 @@ def _speech(found: Comparison) -> tuple[Part, ...]:
 
 _HOW = {
     "auto": "Free to call or not.",
-    "begun": "The mark that opens a call was written for both.",
+    "begun": "A call of the recorded tool was begun for both.",
     "forced": "A grammar held both to a call.",
     "json": "Asked for JSON; nothing held it.",
     "json-held": "A grammar held both to the schema.",

@@ -179,8 +179,10 @@ class Speaker:
             prompt = build_prompt(question.conversation, self._engine.tokenizer, card.dialect)
         except ValueError:  # the template refuses it
             return None
-        begun = card.dialect.calls.opening if question.mode == "begun" else ""
-        if begun:
+        marks, begun = card.dialect.calls, ""
+        if question.mode == "begun":
+            # No space at its end: models write one together with what follows.
+            begun = (marks.opening + marks.head_of(question.recorded[0].name)).rstrip()
             opened = self._engine.tokenizer.encode(begun)
             prompt = dataclasses.replace(prompt, token_ids=[*prompt.token_ids, *opened])
         if prompt.images or len(prompt) + max_tokens > card.window:

@@ -27,9 +27,9 @@ from senryu.server.conversation.schemas import check_schema
 from senryu.server.wire.errors import InvalidRequest
 
 Mode = Literal["auto", "begun", "forced", "json", "json-held"]
-"""`auto`: tools may be called, nothing holds the answer. `begun`: the mark that opens a call is
-written for the model, nothing holds the rest. `forced`: a grammar holds it to a call. `json`: the
-prompt asks for JSON of a schema; `json-held`: and a grammar holds the answer to it."""
+"""`auto`: tools may be called, nothing holds the answer. `begun`: a call of the recorded tool is
+begun for the model, nothing holds its input. `forced`: a grammar holds the answer to a call.
+`json`: the prompt asks for JSON of a schema; `json-held`: and a grammar holds the answer to it."""
 CALLS: tuple[Mode, ...] = ("auto", "begun", "forced")
 FREE: tuple[Mode, ...] = ("auto", "begun")
 Who = Literal["parent", "candidate"]

@@ -1,5 +1,6 @@
 """Answers are read as the server reads them, and streams write as much as they are to."""
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,21 @@ import pytest
 from senryu.quant.calibration import conversations
 from senryu.quant.compare.speaker import Speaker
 from senryu.quant.compare.spoken import Said, questions
-from senryu.server.engine.base import EngineError
+from senryu.server.conversation.messages import Sampling
+from senryu.server.engine.base import EngineError, FinishReason, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.turn.prompt import Prompt
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"deep": true}}\n</tool_call>'
+
+
+class Silent(ScriptedEngine):
+    """Ends every answer before its first token."""
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        yield TokenEvent([], "", FinishReason.STOP)
 
 
 async def answers(script: str, source: Path) -> dict[str, Said]:
@@ -29,11 +41,11 @@ async def test_a_good_call_is_valid(source: Path) -> None:
 
 
 async def test_what_was_begun_for_it_is_part_of_the_answer(source: Path) -> None:
-    said = await answers(CALL.removeprefix("<tool_call>"), source)
+    said = await answers(' {"deep": true}}\n</tool_call>', source)
     assert not said["auto"].called
     assert said["begun"].called
     assert said["begun"].valid
-    assert said["begun"].text.startswith("<tool_call>\n{")
+    assert said["begun"].text.startswith('<tool_call>\n{"name": "look", "arguments": {')
 
 
 @pytest.mark.parametrize(
@@ -80,4 +92,4 @@ async def test_orders_are_obeyed(source: Path) -> None:
 
 async def test_a_silent_model_is_not_timed() -> None:
     with pytest.raises(EngineError, match="nothing to time"):
-        await Speaker(ScriptedEngine([""])).rate(1, 4)
+        await Speaker(Silent()).rate(1, 4)
