@@ -7,7 +7,7 @@ sentences for it. It refuses to know how any of the parts does its work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,62 +49,88 @@ def make(
     progress: Progress,
 ) -> list[str]:
     """Fill `folder`. Raises QuantizeError."""
+    from .calibration import packed
+
     names = linear_layers(parent.skeleton())
+    _refuse(parent, scheme, recipe, names)
     kept = kept_layers(names, recipe)
     place = Work(work)
     notes = [scheme.made]
-    tokens = None if calibration is None else _tokens(calibration, recipe)
+    length = recipe.calibration.length
+    tokens = None if calibration is None else packed(calibration.sequences, length)
     watch = recipe.scheme.kv_cache == "fp8"
+    # Training alone wants the set too, and reads it itself.
+    read = tokens if scheme.calibrated or watch else None
     if hasattr(scheme, "codes"):
         from .whole import quantize_whole
 
         quantize_whole(parent, scheme, tokens, place, digest, progress, kept=kept)
     else:
-        read = tokens if scheme.calibrated or watch else None
         quantize_layers(parent, scheme, read, place, digest, progress, kept=kept, watch=watch)
     layers = [place.layer(index) for index in range(parent.config.num_hidden_layers)]
     more, kv_cache = _kv_cache(layers) if watch else ({}, None)
 
-    def write(files: list[Path]) -> None:
-        told = scheme.config([*sorted(kept), "lm_head"])
+    back: Collection[str] = ()
+
+    def write() -> None:
+        told = scheme.config([*sorted({*kept, *back}), "lm_head"])
         if kv_cache is not None:
             told["kv_cache_scheme"] = kv_cache
-        assemble(folder, parent, files, told, kept=kept, more=more)
+        assemble(folder, parent, layers, told, kept=back, more=more)
 
     progress.stage("write")
-    write(layers)
+    write()
     if recipe.mixed.size_budget is not None or recipe.mixed.kl_budget is not None:
         from .mixing import keep_more
 
+        def write_with(names: Collection[str]) -> None:
+            nonlocal back
+            back = names
+            write()
+
         progress.stage("measure what each layer loses")
-        more_kept, note = keep_more(folder, parent, recipe, names, kept)
-        kept = kept | more_kept
+        back, note = keep_more(folder, parent, scheme, recipe, write_with, progress)
         notes.append(note)
-        write(layers)
     if recipe.qad.tokens:
         from .training import train
 
         progress.stage("distil through the quantizer")
         layers, trained, note = train(
-            folder, parent, scheme, recipe, layers, place, progress, kept=kept
+            folder, parent, scheme, recipe, layers, place, progress, kept={*kept, *back}
         )
         more = {**more, **trained}
         notes.append(note)
-        write(layers)
+        write()
     progress.done()
     return notes
 
 
-def _tokens(calibration: CalibrationSet, recipe: QuantizeRecipe) -> Tensor:
-    from .calibration import packed
-
-    tokens = packed(calibration.sequences, recipe.calibration.length)
-    if not len(tokens):
+def _refuse(parent: Parent, scheme: Any, recipe: QuantizeRecipe, names: list[str]) -> None:
+    """Before any work, a recipe whose parts do not go together."""
+    if recipe.qad.tokens and not hasattr(scheme, "grid"):
         raise QuantizeError(
-            f"The calibration set {calibration.name} has {calibration.tokens} tokens, fewer than "
-            f"one sequence of {recipe.calibration.length}: give a larger one or shorter sequences."
+            f"{scheme.name} has no grid to train on: leave qad out, or quantize to w4a16."
         )
-    return tokens
+    budget = recipe.mixed.size_budget is not None or recipe.mixed.kl_budget is not None
+    if budget and (getattr(scheme, "scaling", "none") != "none" or getattr(scheme, "smoothing", 0)):
+        raise QuantizeError(
+            f"{scheme.name} moves scale between layers here, so none of them can be put back as "
+            "it was: leave the budgets out, or choose w4a16 without scaling."
+        )
+    if recipe.scheme.kv_cache == "auto":
+        return
+    if hasattr(scheme, "codes") or scheme.config(())["quant_method"] != "compressed-tensors":
+        raise QuantizeError(
+            f"The scales of an 8-bit KV cache cannot be stored beside {scheme.name}: leave the KV "
+            "cache in 16 bits, or quantize to w4a16."
+        )
+    for index in range(parent.config.num_hidden_layers):
+        attention = f"model.layers.{index}.self_attn"
+        if not {f"{attention}.k_proj", f"{attention}.v_proj"} <= set(names):
+            raise QuantizeError(
+                "This model's attention has no layers k_proj and v_proj, so its cache cannot be "
+                "measured: leave the KV cache in 16 bits."
+            )
 
 
 def _kv_cache(layers: list[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
@@ -119,14 +145,13 @@ def _kv_cache(layers: list[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]
     for index, file in enumerate(layers):
         with safe_open(file, framework="pt") as stored:
             outputs = json.loads(stored.metadata()["outputs"])
-        try:
-            key, value = outputs["self_attn.k_proj"], outputs["self_attn.v_proj"]
-        except KeyError:
-            raise QuantizeError(
-                "This model's attention has no layers k_proj and v_proj, so its cache cannot be "
-                "measured: leave the KV cache in 16 bits."
-            ) from None
+        key, value = (
+            outputs.get(f"self_attn.{one}_norm", outputs[f"self_attn.{one}_proj"]) for one in "kv"
+        )
         # Rotation by position mixes pairs of a key's features, which can add up to this much.
-        found = kv_scales(key * 2**0.5, value)
+        try:
+            found = kv_scales(key * 2**0.5, value)
+        except ValueError as problem:
+            raise QuantizeError(f"Layer {index} cannot be quantized ({problem}).") from problem
         scales |= {f"model.layers.{index}.self_attn.{name}": each for name, each in found.items()}
     return scales, scheme()

@@ -19,6 +19,7 @@ VERBS = {
     "doctor": ("senryu.server.doctor", "check device, versions, model, a generation and the cache"),
     "distill": ("senryu.distill.cli", "train a small student from a teacher's outputs"),
     "quantize": ("senryu.quant.cli", "make a model folder smaller, and say what was lost"),
+    "compare": ("senryu.quant.compare.cli", "measure what a quantized model lost"),
     "bench": ("senryu.benches.cli", "measure tokens per second over HTTP"),
 }
 
