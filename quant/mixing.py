@@ -1,8 +1,8 @@
 """Chooses, by measuring, which layers of a quantized folder go back to 16 bits.
 
 Comes in: a quantized folder, its parent, and a budget. Goes out: names of layers, and a sentence
-for the manifest. It refuses to know how the loss of one layer is measured (`sensitivity.py`) and how
-losses are weighed (`mixed.py`); that the losses of layers add up is assumed there and checked here.
+for the manifest. It refuses to know how the loss of one layer is measured (`sensitivity.py`) and
+how losses are weighed (`mixed.py`); there it is assumed that they add up, here it is checked.
 """
 
 from __future__ import annotations
