@@ -27,7 +27,7 @@ from senryu.distill.samples import Sample
 from senryu.distill.shards import ShardStore
 from senryu.server.conversation.messages import ToolUseBlock
 
-CHAT, TOOLS = 120, 40
+CHAT, TOOLS = 70, 26
 """How many answers of each kind are taken at most."""
 SHORTEST = 24
 """Tokens of an answer in words; a call may be shorter."""
@@ -36,7 +36,13 @@ UNSURE = -2.05
 this small teacher hardly ever says."""
 NEAR = 0.6
 """How alike two lines may be (`distill/prompts/duplicates.py`)."""
-HELD_OUT = 7
+_UNWELCOME = re.compile(
+    # Addresses that it made up may be somebody's; nobody should have to read the rest in a file.
+    r"https?:|www\.|@\w|\b(?:kill|dead|die[ds]?|weapon|fuck|sex|drug|murder|suicid|rape|nazi|"
+    r"terror|covid|pandemic|medical|ukrain|hugging|microsoft|amazon|justice|loss\b)",
+    re.IGNORECASE,
+)
+HELD_OUT = 10
 """One chat in so many is held out. Calls never are: the teacher's are often wrong, and what is
 held out is what calls are judged by."""
 
@@ -101,8 +107,7 @@ def _good(sample: Sample) -> bool:
     said = sample.answer.text
     if _sureness(sample) < UNSURE or (not calls and sample.answer_length < SHORTEST):
         return False
-    # Addresses that it made up may be somebody's.
-    if re.search(r"https?:|www\.|@\w", json.dumps(_line(sample))):
+    if _UNWELCOME.search(json.dumps(_line(sample), ensure_ascii=False)):
         return False
     if "<tool" in said or not _letters(said):
         return False
@@ -130,7 +135,8 @@ def _sureness(sample: Sample) -> float:
 
 
 def _line(sample: Sample) -> dict[str, Any]:
-    digest = hashlib.sha256(sample.id.encode()).hexdigest()
+    # Two runs may have asked the same: the answer makes the difference.
+    digest = hashlib.sha256(f"{sample.id} {sample.token_ids.tolist()}".encode()).hexdigest()
     held_out = sample.kind == "chat" and int(digest[:8], 16) % HELD_OUT == 0
     return {
         "id": f"embedded-{digest[:12]}",
