@@ -110,7 +110,7 @@ def _divide(writer: nn.Module, scale: Tensor) -> Tensor:
     readers can make up for what is missing."""
     weight = _parameter(writer, "weight")
     if weight.ndim == 1:
-        old = weight.float()
+        old = weight.float().clone()  # of float32 it would be the weight itself
         weight.copy_(old / scale)
         scale = torch.where(weight == 0, scale, old / weight.float())
     else:
