@@ -136,7 +136,6 @@ def measure(
     )
 
 
-@torch.no_grad()
 def weight_errors(parent: Model, quantized: Model) -> tuple[WeightError, ...] | None:
     """Of each linear layer but the head; None where norms were scaled."""
     mine, its = dict(parent.named_modules()), dict(quantized.named_modules())
@@ -153,9 +152,9 @@ def weight_errors(parent: Model, quantized: Model) -> tuple[WeightError, ...] | 
 
 
 def _relative(mine: Tensor, its: Tensor) -> float:
-    known = mine.float()
+    known = mine.detach().float()
     size = float(known.norm())
-    return float((its.to(known.device).float() - known).norm()) / size if size else 0.0
+    return float((its.detach().to(known.device).float() - known).norm()) / size if size else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
