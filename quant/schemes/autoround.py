@@ -2,8 +2,8 @@
 
 Comes in: a folder and token ids. Goes out: the codes of every linear layer, on the grid of `w4a16`
 and so in a folder that runs wherever that one does. The library takes whole models apart itself,
-which is why this scheme holds the whole model in memory and does not go on after a kill. It is an
-extra: imported only when it is used. Cheng et al., "Optimize Weight Rounding via Signed Gradient
+which is why this scheme holds the whole model in memory and does not go on after a kill. The
+library is imported only when it is used. Cheng et al., "Optimize Weight Rounding via Signed Gradient
 Descent", 2023 (arXiv 2309.05516).
 """
 
@@ -137,8 +137,8 @@ def _library() -> Any:
         import auto_round
     except ImportError:
         raise QuantizeError(
-            "The scheme autoround needs Intel's library: install the extra `senryu[autoround]`, or "
-            "choose w4a16."
+            "The scheme autoround needs Intel's auto-round, which is not installed: install the "
+            "extra `senryu[models]` again, or choose w4a16."
         ) from None
     return auto_round
 

@@ -66,7 +66,7 @@ def weights(parent: Path) -> dict[str, Tensor]:
 def learnt(
     parent: Path, sequences: Sequence[Tensor], kept: Sequence[str] = ("lm_head",), **told: Any
 ) -> dict[str, Codes]:
-    pytest.importorskip("auto_round", reason="an extra: senryu[autoround]")
+    pytest.importorskip("auto_round", reason="comes with senryu[models]")
     scheme = AutoRound(**{"iterations": 3, **told})
     return dict(scheme.codes(parent, sequences, kept, Silent()))
 
@@ -119,7 +119,7 @@ def test_learning_brings_the_outputs_nearer(parent: Path, sequences: list[Tensor
 def test_kept_layers_are_left_out_and_each_decoder_layer_is_a_unit(
     parent: Path, sequences: list[Tensor]
 ) -> None:
-    pytest.importorskip("auto_round", reason="an extra: senryu[autoround]")
+    pytest.importorskip("auto_round", reason="comes with senryu[models]")
     progress = Counting()
     found = dict(AutoRound(iterations=2).codes(parent, sequences, KEPT, progress))
     assert len(found) == 7 * LAYERS - 2
@@ -149,7 +149,7 @@ def test_without_the_library_the_extra_is_named(
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", lacking)
-    with pytest.raises(QuantizeError, match=r"senryu\[autoround\]"):
+    with pytest.raises(QuantizeError, match=r"senryu\[models\]"):
         next(iter(AutoRound().codes(parent, [torch.arange(64)], (), Silent())))
 
 
