@@ -3,8 +3,8 @@
 Comes in: a folder and token ids. Goes out: the codes of every linear layer, on the grid of `w4a16`
 and so in a folder that runs wherever that one does. The library takes whole models apart itself,
 which is why this scheme holds the whole model in memory and does not go on after a kill. The
-library is imported only when it is used. Cheng et al., "Optimize Weight Rounding via Signed Gradient
-Descent", 2023 (arXiv 2309.05516).
+library is imported only when it is used. Cheng et al., "Optimize Weight Rounding via Signed
+Gradient Descent", 2023 (arXiv 2309.05516).
 """
 
 from __future__ import annotations
