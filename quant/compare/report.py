@@ -29,6 +29,7 @@ from senryu.distill.page import (
 
 from .comparison import Comparison
 from .measures import ALL, ANSWERS, Measures, Row
+from .picture import fields
 from .speed import Speed, verdict
 from .spoken import Call, Mode, Pair, Said, Share, Speech, Who
 
@@ -179,7 +180,7 @@ def _judged(found: Comparison) -> tuple[Part, ...]:
 
 def _advice(found: Comparison, speed: Speed) -> str:
     told = verdict(speed.rates, _scheme(found.candidate.scheme), _scheme(found.parent.scheme))
-    return told[0].upper() + told[1:]
+    return f"Here {told}"
 
 
 def _scheme(told: str) -> str:
@@ -263,30 +264,26 @@ def _layers(found: Comparison) -> tuple[Part, ...]:
             "Errors of earlier layers are in it.",
         )
     ]
-    weights = dict(_weights(measures))
-    for names in (("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")):
-        lines = [Line(name, weights[name]) for name in names if name in weights]
-        drawn.append(
-            (
-                draw(lines, x="decoder layer", y="relative error", height=2.6),
-                "How far each weight was moved: the norm of the difference over the norm of the "
-                "parent's.",
-            )
+    told = fields(dict(_weights(measures)), x="decoder layer", what="relative error of each weight")
+    drawn.append(
+        (
+            told,
+            "How far each weight was moved: the norm of the difference over the norm of the "
+            "parent's.",
         )
+    )
     parts: list[Part] = [Drawing(svg, caption) for svg, caption in drawn if svg]
     return (*parts, *(Text(note) for note in found.notes))
 
 
-def _weights(measures: Measures) -> Iterator[tuple[str, tuple[tuple[float, float], ...]]]:
-    """By the last part of their names, the errors over the number of their layer."""
-    points: dict[str, list[tuple[float, float]]] = {}
+def _weights(measures: Measures) -> Iterator[tuple[str, dict[int, float]]]:
+    """By the last part of their names, the errors by the number of their layer."""
+    rows: dict[str, dict[int, float]] = {}
     for each in measures.weights or ():
         numbers = [int(part) for part in each.name.split(".") if part.isdigit()]
         if numbers:
-            own = each.name.split(".")[-1]
-            points.setdefault(own, []).append((float(numbers[0]), each.error))
-    for name, told in points.items():
-        yield name, tuple(told)
+            rows.setdefault(each.name.split(".")[-1], {})[numbers[0]] = each.error
+    yield from rows.items()
 
 
 def _speech_rows(speech: Speech) -> Iterator[tuple[str, str, str]]:

@@ -108,6 +108,7 @@ def test_layers_drift_apart_as_their_outputs_do(models: Any, passages: list[Pass
     assert found.layers[1] > 0
 
 
+@torch.no_grad()
 def test_weights_are_compared_one_by_one(models: Any) -> None:
     errors = weight_errors(*models)
     assert errors

@@ -32,8 +32,11 @@ def test_every_part_has_its_place(found: Comparison) -> None:
         "What it says when it is served",
         "How it was made and measured",
     ]
-    assert text.count("<svg") == 2  # there is no MLP in what was found
-    assert "W4a16 is 2.3 times as fast as bf16 at 1 stream and 0.9 times at 64: at 64 serve" in text
+    assert text.count("<svg") == 2
+    assert (
+        "Here w4a16 is 2.3 times as fast as bf16 at 1 stream and 0.9 times at 64: at 64 serve"
+        in text
+    )
     assert "4.50 bits a weight" in text
     assert "3 of 4 → 2 of 3" in text
 
