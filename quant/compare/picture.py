@@ -21,13 +21,14 @@ def fields(rows: Mapping[str, Mapping[int, float]], *, x: str, what: str) -> str
         return None
     columns = 1 + max(at for row in rows.values() for at in row)
     wide = (_WIDTH - _TEXT) / columns
-    most = max(values) or 1.0
+    least, most = min(values), max(values)
+    span = (most - least) or 1.0
     parts = []
     for number, (name, row) in enumerate(rows.items()):
         top = number * _ROW
         parts.append(_text(_TEXT - 8, top + 15, "end", name))
         for at, value in sorted(row.items()):
-            shade = _PALEST + (1 - _PALEST) * max(0.0, value) / most
+            shade = _PALEST + (1 - _PALEST) * (value - least) / span
             said = escape(f"{name}, {x} {at}: {value:.4f}")
             parts.append(
                 f'<rect x="{_TEXT + at * wide:.1f}" y="{top + 1}" width="{max(wide - 1, 0.5):.1f}" '
@@ -38,7 +39,7 @@ def fields(rows: Mapping[str, Mapping[int, float]], *, x: str, what: str) -> str
     for at in range(0, columns, step):
         middle = _TEXT + (at + 0.5) * wide
         parts.append(_text(middle, below, "middle", str(at)))
-    told = f"{x}; the palest field is 0, the fullest {most:.3f}"
+    told = f"{x}; the palest field is {least:.3f}, the fullest {most:.3f}"
     parts.append(_text(_TEXT, below + 18, "start", told))
     described = escape(f"{what} by {x}: {', '.join(rows)}")
     return (

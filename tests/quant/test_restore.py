@@ -158,6 +158,30 @@ def test_four_bit_inputs_are_rounded_in_groups(parent: Path, tmp_path: Path) -> 
     assert 0.02 < float(apart) < 0.3
 
 
+# bitsandbytes' own, while it is imported and while it reads its state back.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_nf4_folders_come_back(parent: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="it is an extra")
+    from senryu.quant.schemes.nf4 import NF4
+
+    out = tmp_path / "out"
+    shutil.copytree(parent, out)
+    whole, tensors, values = load_file(out / WEIGHTS), {}, {}
+    for name, weight in whole.items():
+        layer = name.removesuffix(".weight")
+        if not layer.endswith("_proj"):
+            tensors[name] = weight
+            continue
+        stored = NF4().store({layer: weight}, None)[layer]
+        values[layer] = stored.values
+        tensors |= {f"{layer}.{part}": tensor for part, tensor in stored.tensors.items()}
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    describe(out, NF4().config(["lm_head"]))
+    model = restore(out, dtype=torch.float32)
+    for layer, wanted in values.items():
+        assert torch.equal(model.get_submodule(layer).weight, wanted)
+
+
 @pytest.fixture
 def small(parent: Path, tmp_path: Path) -> Path:
     grid = Integers(symmetric=True, group_size=32)
