@@ -45,8 +45,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.distill.shards",
         "senryu.distill.encode",
         "senryu.distill.compare",
+        "senryu.distill.prompts.wire",
         "senryu.distill.errors",
-        "senryu.distill.losses",
+        "senryu.distill.recipe",  # recipes are read by one reader
+        "senryu.distill.recipe_file",
+        "senryu.distill.schedule",  # training goes up, level and down as there
+        "senryu.distill.compare",
         "senryu.distill.page",
         "senryu.distill.curves",
     ),
@@ -55,7 +59,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.server.settings",
         "senryu.server.device",
         "senryu.distill",  # trained side by side with others' trainers
-        "senryu.quant.progress",
+        "senryu.quant",  # quantized side by side with others' quantizers
     ),
 }
 
