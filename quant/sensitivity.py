@@ -70,7 +70,7 @@ def find_units(model: Model, tokens: Tensor, stored: Mapping[str, int]) -> tuple
 
     hooks = [module.register_forward_pre_hook(hear) for module in names]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             model.model(input_ids=tokens[:1, :PROBE].to(_device(model)), use_cache=False)
     finally:
         for hook in hooks:
@@ -97,7 +97,7 @@ def measure(
     progress = progress or Silent()
     by_layer = _by_layer(model, units)
     found: dict[str, float] = {}
-    with torch.inference_mode():
+    with torch.no_grad():
         passage = _Passage.read_by(model, tokens)
         for index in range(len(model.model.layers)):
             for unit in by_layer.get(index, ()):
