@@ -10,6 +10,7 @@ refuses to know how weights were stored and where passages come from.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ class Passage:
     """Text that no weight was fitted to, as the tokens that are served."""
 
     id: str
-    """Passages of one conversation share what stands before the last hyphen."""
+    """Turns of one conversation differ in the number behind the last hyphen, if there is one."""
     kind: str
     token_ids: Tensor
     """int64 `(n)`."""
@@ -232,7 +233,7 @@ def _row(name: str, counted: Sequence[_Counted], chosen: Callable[[_Counted], np
     masks = [chosen(each) for each in counted]
     told = list(zip(counted, masks, strict=True))
     tokens = [float(mask.sum()) for mask in masks]
-    tasks = [each.passage.id.rpartition("-")[0] or each.passage.id for each in counted]
+    tasks = [re.sub(r"-\d{1,4}$", "", each.passage.id) for each in counted]
 
     def mean(of: Callable[[_Counted], np.ndarray]) -> Figure:
         figure = ratio([float(of(each)[mask].sum()) for each, mask in told], tokens, tasks)

@@ -31,7 +31,7 @@ from .comparison import Comparison
 from .measures import ALL, ANSWERS, Measures, Row
 from .picture import fields
 from .speed import Speed, verdict
-from .spoken import Call, Mode, Pair, Said, Share, Speech, Who
+from .spoken import CALLS, Call, Mode, Pair, Said, Share, Speech, Who
 
 PAGE = "report.html"
 RECORD = "report.json"
@@ -344,15 +344,16 @@ def _beside(pair: Pair, names: tuple[str, str]) -> SideBySide:
     if pair.recorded:
         remarks.append(f"Recorded: {_calls(pair.recorded)}")
     for name, said in zip(names, (pair.parent, pair.candidate), strict=True):
-        remarks.append(f"{name}: {_remark(said)}")
+        remarks.append(f"{name}: {_remark(said, calls=pair.mode in CALLS)}")
     answers = ((names[0], pair.parent.text), (names[1], pair.candidate.text))
     return SideBySide(asked=pair.asked, answers=answers, remarks=tuple(remarks))
 
 
-def _remark(said: Said) -> str:
-    what = "valid" if said.valid else "not valid"
+def _remark(said: Said, *, calls: bool) -> str:
+    what = "valid" if said.valid else "no call" if calls else "not valid"
     if said.calls:
-        what = f"calls {_calls(said.calls)}, {what}"
+        fit = "valid" if said.valid else "not valid"
+        what = f"calls {_calls(said.calls)}, {fit}"
     elif said.called:
         what = "a call that cannot be read"
     return f"{what}{'' if said.ended else f', cut after {said.tokens} tokens'}."

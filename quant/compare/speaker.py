@@ -179,10 +179,8 @@ class Speaker:
             prompt = build_prompt(question.conversation, self._engine.tokenizer, card.dialect)
         except ValueError:  # the template refuses it
             return None
-        marks, begun = card.dialect.calls, ""
-        if question.mode == "begun":
-            # No space at its end: models write one together with what follows.
-            begun = (marks.opening + marks.head_of(question.recorded[0].name)).rstrip()
+        begun = self._opening(question) if question.mode == "begun" else ""
+        if begun:
             opened = self._engine.tokenizer.encode(begun)
             prompt = dataclasses.replace(prompt, token_ids=[*prompt.token_ids, *opened])
         if prompt.images or len(prompt) + max_tokens > card.window:
@@ -203,6 +201,15 @@ class Speaker:
             return await _read(turn, _Begun(self._engine, begun))
         except PromptRefused:
             return None
+
+    def _opening(self, question: Question) -> str:
+        """A call of the recorded tool as far as the first key of its input, which small models else
+        copy from the example in their prompt, `{...}`."""
+        marks, name = self._engine.card.dialect.calls, question.recorded[0].name
+        tool = next(each for each in question.demands.callable_tools if each.name == name)
+        # No space at its end: models write one together with what follows.
+        head = (marks.opening + marks.head_of(name)).rstrip()
+        return head + ' {"' if tool.input_schema.get("required") else head
 
     async def _can_hold(self, demands: Demands) -> bool:
         schemas = [tool.input_schema for tool in demands.callable_tools]

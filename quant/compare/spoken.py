@@ -28,8 +28,9 @@ from senryu.server.wire.errors import InvalidRequest
 
 Mode = Literal["auto", "begun", "forced", "json", "json-held"]
 """`auto`: tools may be called, nothing holds the answer. `begun`: a call of the recorded tool is
-begun for the model, nothing holds its input. `forced`: a grammar holds the answer to a call.
-`json`: the prompt asks for JSON of a schema; `json-held`: and a grammar holds the answer to it."""
+begun for the model, up to its first key, and nothing holds the rest. `forced`: a grammar holds the
+answer to a call. `json`: the prompt asks for JSON of a schema; `json-held`: and a grammar holds the
+answer to it."""
 CALLS: tuple[Mode, ...] = ("auto", "begun", "forced")
 FREE: tuple[Mode, ...] = ("auto", "begun")
 Who = Literal["parent", "candidate"]

@@ -92,6 +92,14 @@ def test_kinds_and_answers_have_rows_of_their_own(models: Any, passages: list[Pa
     assert found.row("code") is None
 
 
+def test_intervals_are_over_conversations(models: Any) -> None:
+    """Turns of one are much alike, and names that merely hold a hyphen are not turns of one."""
+    turns = [passage("a-0", "chat", 40), passage("a-1", "chat", 50)]
+    others = [passage("written-2d301a", "chat", 40), passage("written-99abcd", "chat", 50)]
+    assert measure(*models, turns).all.kl.low is None
+    assert measure(*models, others).all.kl.low is not None
+
+
 def test_layers_drift_apart_as_their_outputs_do(models: Any, passages: list[Passage]) -> None:
     found = measure(*models, passages)
     sums, tokens = [0.0, 0.0], 0

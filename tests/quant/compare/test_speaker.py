@@ -41,7 +41,7 @@ async def test_a_good_call_is_valid(source: Path) -> None:
 
 
 async def test_what_was_begun_for_it_is_part_of_the_answer(source: Path) -> None:
-    said = await answers(' {"deep": true}}\n</tool_call>', source)
+    said = await answers('deep": true}}\n</tool_call>', source)
     assert not said["auto"].called
     assert said["begun"].called
     assert said["begun"].valid
