@@ -41,6 +41,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.server.conversation",  # what calibration sets and comparisons are made of
         "senryu.server.turn",
         "senryu.server.engine",  # a quantized model is judged by how it serves
+        "senryu.server.wire",
         "senryu.distill.samples",  # the model's own traffic
         "senryu.distill.shards",
         "senryu.distill.encode",
@@ -58,6 +59,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.server.manifest",
         "senryu.server.settings",
         "senryu.server.device",
+        "senryu.server.conversation",  # what the calibration set is made of
         "senryu.distill",  # trained side by side with others' trainers
         "senryu.quant",  # quantized side by side with others' quantizers
     ),
