@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from senryu.server.manifest import Manifest, describe_folder
 
-from .errors import QuantizeError
+from .errors import QuantizeError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PLAIN = ("bf16", "fp16", "fp32")
+"""What a manifest calls weights that nobody has quantized."""
 HEAD = "lm_head"
 """Stays in 16 bits: in small models it shares the embedding's weight, and vLLM does not load that
 pair in fewer."""
@@ -45,15 +47,19 @@ class Parent:
         from accelerate import init_empty_weights
         from transformers import AutoModelForCausalLM
 
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(self.config, dtype=torch.bfloat16)
-        if not hasattr(getattr(model, "model", None), "layers"):
+        try:
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForCausalLM.from_config(self.config, dtype=torch.bfloat16)
+        except Exception as problem:  # transformers has many, down to Exception itself
+            raise _not_loaded(self.folder, problem) from problem
+        inner = getattr(model, "model", None)
+        if not all(hasattr(inner, part) for part in ("embed_tokens", "layers", "norm")):
             raise QuantizeError(
                 f"{self.folder} is a {self.config.model_type} model, whose layers are not where "
                 "ours look for them: quantize a model built like Llama, Qwen, Mistral or Gemma."
             )
-        tied = getattr(model, "_tied_weights_keys", None) or ()
-        wanted = {name for name, _ in model.named_parameters() if name not in set(tied)}
+        shared = _shared(model)
+        wanted = {name for name, _ in model.named_parameters() if name not in shared}
         lacking = sorted(wanted - self.files.keys())
         if lacking:
             raise QuantizeError(
@@ -61,6 +67,12 @@ class Parent:
                 "weights as transformers does can be taken apart; serve this one as it is."
             )
         return model.eval()
+
+    def parameters(self) -> int:
+        """How many weights the model has, those that are shared counted once."""
+        model = self.skeleton()
+        shared = _shared(model)
+        return sum(each.numel() for name, each in model.named_parameters() if name not in shared)
 
     def tensor(self, name: str) -> Tensor:
         """One weight. Raises QuantizeError for a damaged file."""
@@ -71,10 +83,15 @@ class Parent:
             with safe_open(file, framework="pt") as stored:
                 tensor: Tensor = stored.get_tensor(name)
         except (OSError, SafetensorError) as problem:
-            raise QuantizeError(
-                f"{file} is damaged ({_first_line(problem)}): copy or fetch the model again."
-            ) from problem
+            raise _damaged(file, problem) from problem
         return tensor
+
+    def plain(self, name: str) -> Tensor:
+        """One weight in 16 bits: as it is, or in bf16 where it has more."""
+        import torch
+
+        tensor = self.tensor(name)
+        return tensor.bfloat16() if tensor.dtype in (torch.float32, torch.float64) else tensor
 
     def load(self, module: nn.Module, prefix: str, device: Any = "cpu") -> None:
         """Give a module of the skeleton its weights, in bf16."""
@@ -102,24 +119,32 @@ def open_parent(folder: Path) -> Parent:
         manifest.verify(folder, hashes=False)
     except ValueError as problem:
         raise QuantizeError(str(problem)) from problem
-    if manifest.group_size is not None or manifest.scheme not in ("bf16", "fp16", "fp32"):
+    # Older configs do not name their type.
+    if manifest.group_size is not None or manifest.scheme not in (*PLAIN, "unknown"):
         raise QuantizeError(
             f"{folder} is stored as {manifest.scheme}: quantize the 16-bit model that it was made "
             "of."
         )
     try:
-        config = AutoConfig.from_pretrained(folder)
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # It is a kind of ours, which transformers does not know.
+        layerwise = told.get("model_type") == _LAYERWISE
+        config = None if layerwise else AutoConfig.from_pretrained(folder)
     except Exception as problem:  # transformers has many, down to Exception itself
-        raise QuantizeError(
-            f"{folder} cannot be loaded ({_first_line(problem)}): give a folder of a model that "
-            "transformers knows, with all its files."
-        ) from problem
-    if config.model_type == _LAYERWISE:
+        raise _not_loaded(folder, problem) from problem
+    if layerwise:
         raise QuantizeError(
             f"{folder} has layers of different widths, which are served in bf16 only: serve it as "
             "it is."
         )
     return Parent(folder=folder, manifest=manifest, config=config, files=dict(_files(folder)))
+
+
+def _shared(model: Any) -> frozenset[str]:
+    """Names of weights that are another one's too, and so need not be stored."""
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return frozenset()
+    return frozenset(getattr(model, "_tied_weights_keys", None) or ())
 
 
 def linear_layers(module: nn.Module, prefix: str = "") -> list[str]:
@@ -136,7 +161,13 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
     index = folder / INDEX
     try:
         if index.exists():
-            yield from json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+            named = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            for file in sorted(set(named.values())):
+                if not (folder / file).is_file():
+                    raise QuantizeError(
+                        f"{folder / file} is missing: copy or fetch the model again."
+                    )
+            yield from named.items()
             return
         with safe_open(folder / SINGLE, framework="pt") as stored:
             yield from ((name, SINGLE) for name in stored.keys())  # noqa: SIM118 - no mapping
@@ -144,16 +175,16 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
         raise QuantizeError(
             f"{folder} holds no {SINGLE}: give a folder whose weights are safetensors files."
         ) from None
-    except (OSError, SafetensorError, ValueError, KeyError) as problem:
-        raise QuantizeError(
-            f"The weights in {folder} are damaged ({_first_line(problem)}): copy or fetch the "
-            "model again."
-        ) from problem
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as problem:
+        raise _damaged(index if index.exists() else folder / SINGLE, problem) from problem
 
 
-def _first_line(problem: BaseException) -> str:
-    """What it says, or its name where it says nothing."""
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror.lower()
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(problem).__name__
+def _damaged(file: Path, problem: BaseException) -> QuantizeError:
+    return QuantizeError(f"{file} is damaged ({reason(problem)}): copy or fetch the model again.")
+
+
+def _not_loaded(folder: Path, problem: BaseException) -> QuantizeError:
+    return QuantizeError(
+        f"{folder} cannot be loaded ({reason(problem)}): give a folder of a model that "
+        "transformers knows, with all its files."
+    )
