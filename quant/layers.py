@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class Work:
             self.folder.mkdir(parents=True)
             _write(self.folder / _DIGEST, json.dumps({"digest": digest}).encode())
         done = 0
-        while self.layer(done).exists():
+        while _is_whole(self.layer(done)):
             done += 1
         return done
 
@@ -70,7 +71,7 @@ class Work:
                 if (stored.metadata() or {}).get("behind") != str(behind):
                     return None
                 states: Tensor = stored.get_tensor("states")
-        except FileNotFoundError:
+        except (FileNotFoundError, SafetensorError):
             return None
         return states
 
@@ -98,8 +99,8 @@ def quantize_layers(
     device: torch.device | None = None,
 ) -> None:
     """Fill `work`. `tokens` are int64 `(sequences, length)`, None for a scheme that wants none;
-    `kept` are full names of linear layers that stay in 16 bits. With `watch` the greatest output
-    of each layer is noted in its file's metadata. Raises QuantizeError."""
+    `kept` are full names of linear layers that stay in 16 bits. With `watch` the greatest keys and
+    values are noted in each file's metadata. Raises QuantizeError."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = parent.skeleton()
     layers = model.model.layers
@@ -120,10 +121,12 @@ def quantize_layers(
         if index >= done:
             prefix = f"model.layers.{index}"
             parent.load(layer, prefix, device)
-            tensors, told = _quantize(parent, layer, index, scheme, walk, kept, watch)
+            tensors = _quantize(parent, layer, index, scheme, walk, kept)
+            last = index + 1 == len(layers)
+            written = walk.step(index) if walk is not None and (watch or not last) else {}
+            told = {"outputs": json.dumps(written)} if watch else {}
             work.put(work.layer(index), tensors, **told)
-            if walk is not None and index + 1 < len(layers):
-                walk.step(index)
+            if walk is not None and not last:
                 work.put_states(walk.states, index + 1)
             layer.to("meta")
         progress.done(f"layer {index + 1}/{len(layers)}")
@@ -150,15 +153,18 @@ def _quantize(
     scheme: Scheme,
     walk: Walk | None,
     kept: Collection[str],
-    watch: bool,
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+) -> dict[str, Tensor]:
     """The tensors of one decoder layer by their full names; the layer then computes with what they
     stand for."""
     prefix = f"model.layers.{index}"
     groups: list[tuple[str, ...]]
-    groups, reads, outputs = _unread(layer) if walk is None else walk.read(index)
+    reads: dict[str, Read]
+    groups, reads = (_unread(layer), {}) if walk is None else walk.read(index)
+    moved: Mapping[str, Tensor] = {}
     if walk is not None:
-        moved = scheme.balance(layer, {name: reads[group[0]] for group in groups for name in group})
+        with _named(parent, prefix):
+            told = {name: reads[group[0]] for group in groups for name in group}
+            moved = scheme.balance(layer, told)
         for group in groups:
             if group[0] in moved:
                 reads[group[0]] = reads[group[0]].divided(moved[group[0]])
@@ -166,7 +172,7 @@ def _quantize(
     for group in groups:
         names = [name for name in group if f"{prefix}.{name}" not in kept]
         weights = {name: layer.get_submodule(name).weight for name in names}
-        with _named(parent, prefix, group):
+        with _named(parent, f"{prefix}.{group[0]}"):
             stored = scheme.store(weights, reads.get(group[0])) if weights else {}
         for name, each in stored.items():
             layer.get_submodule(name).weight.copy_(each.values)
@@ -175,30 +181,42 @@ def _quantize(
     quantized = {f"{name.rsplit('.', 1)[0]}.weight" for name in tensors}
     rest = {f"{prefix}.{name}": each for name, each in layer.named_parameters()}
     tensors |= {name: each for name, each in rest.items() if name not in quantized}
-    return tensors, {"outputs": json.dumps(outputs)} if watch else {}
+    if not moved:  # the very bytes, which may have had other digits than bf16
+        tensors |= {name: parent.plain(name) for name in tensors if name.rpartition(".")[0] in kept}
+    return tensors
 
 
-def _unread(layer: nn.Module) -> tuple[list[tuple[str, ...]], dict[str, Read], dict[str, float]]:
+def _unread(layer: nn.Module) -> list[tuple[str, ...]]:
     """Without a walk: attention's first three and the MLP's first two read the same."""
     names = linear_layers(layer)
     groups: dict[str, list[str]] = {}
     for name in names:
         parent, _, own = name.rpartition(".")
         groups.setdefault(f"{parent} {_FUSED.get(own, own)}", []).append(name)
-    return [tuple(group) for group in groups.values()], {}, {}
+    return [tuple(group) for group in groups.values()]
 
 
 _FUSED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "in", "up_proj": "in"}
 
 
 @contextlib.contextmanager
-def _named(parent: Parent, prefix: str, group: tuple[str, ...]) -> Iterator[None]:
+def _named(parent: Parent, layer: str) -> Iterator[None]:
     try:
         yield
     except ValueError as problem:
+        why = str(problem).rstrip(".")
         raise QuantizeError(
-            f"{parent.folder}: layer {prefix}.{group[0]} cannot be quantized ({problem})."
+            f"{parent.folder}: layer {layer} cannot be quantized ({why})."
         ) from problem
+
+
+def _is_whole(file: Path) -> bool:
+    """A machine that lost its power may have kept a file's name without its content."""
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ is done to weights between the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,10 @@ from .schemes.base import Read
 
 BATCH = 4
 """Sequences that go through a layer at once."""
+WRITERS = ("k_proj", "v_proj", "k_norm", "v_norm")
+"""Of keys and values. Where there is a norm, what it puts out is what is kept in the cache."""
 JUDGES = 5
-"""Every fifth sequence is not rounded against but judges the damping."""
+"""One sequence in five is not rounded against but judges the damping."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,41 +36,56 @@ class Walk:
     _told: Sequence[Mapping[str, Any]]
     _device: torch.device
 
-    def read(self, index: int) -> tuple[list[tuple[str, ...]], dict[str, Read], dict[str, float]]:
-        """Which linear layers of decoder layer `index` read the same; what each of these groups
-        reads, by the name of its first; and the greatest magnitude of each layer's output."""
+    def read(self, index: int) -> tuple[list[tuple[str, ...]], dict[str, Read]]:
+        """Which linear layers of decoder layer `index` read the same, and what each of these groups
+        reads, by the name of its first."""
         layer = self.layers[index]
         names = {each: name for name, each in layer.named_modules() if isinstance(each, nn.Linear)}
         counted: dict[str, _Counted] = {}
-        outputs: dict[str, float] = {}
         shared = _Shared()
         judging = False
 
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             name = names[module]
-            outputs[name] = max(outputs.get(name, 0.0), float(output.abs().max()))
             if shared.leads(name, inputs[0]):
                 counted.setdefault(name, _Counted()).add(inputs[0], judging)
 
-        hooks = [module.register_forward_hook(count) for module in names]
+        hooks = [module.register_forward_pre_hook(count) for module in names]
         try:
-            for number, batch in enumerate(self._batches()):
-                judging = number % JUDGES == JUDGES - 1
-                self._pass(layer, index, batch)
-                shared.settle()
+            for judged in (False, True):
+                judging = judged
+                rows = [
+                    row for row in range(len(self.states)) if (row % JUDGES == JUDGES - 1) is judged
+                ]
+                for start in range(0, len(rows), BATCH):
+                    self._pass(layer, index, self.states[rows[start : start + BATCH]])
+                    shared.settle()
         finally:
             for hook in hooks:
                 hook.remove()
-        return shared.groups, {name: each.read() for name, each in counted.items()}, outputs
+        return shared.groups, {name: each.read() for name, each in counted.items()}
 
-    def step(self, index: int) -> None:
-        """Lead the states through decoder layer `index`, with the weights that it has now."""
+    def step(self, index: int) -> dict[str, float]:
+        """Lead the states through decoder layer `index`, with the weights that it has now. Returns
+        the greatest magnitude of what each part that writes keys and values put out."""
         layer = self.layers[index]
-        for start, batch in zip(range(0, len(self.states), BATCH), self._batches(), strict=True):
-            self.states[start : start + BATCH] = self._pass(layer, index, batch).cpu()
+        greatest: dict[str, float] = {}
 
-    def _batches(self) -> Iterator[Tensor]:
-        yield from self.states.split(BATCH)
+        def note(name: str, output: Tensor) -> None:
+            greatest[name] = max(greatest.get(name, 0.0), float(output.abs().max()))
+
+        hooks = [
+            each.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            for name, each in layer.named_modules()
+            if name.rpartition(".")[2] in WRITERS
+        ]
+        try:
+            for batch in self.states.split(BATCH):
+                batch.copy_(self._pass(layer, index, batch))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return greatest
 
     def _pass(self, layer: nn.Module, index: int, batch: Tensor) -> Tensor:
         out = layer(batch.to(self._device), **self._told[index])
