@@ -7,6 +7,7 @@ chosen.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from .parent import INDEX, Parent
 
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+_WEIGHTS = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"),
+    ".index.json",
+)
 _OURS = ("senryu.json", "report.html", "report.json", "evaluation.json", "config.json")
 
 
@@ -46,7 +50,7 @@ def assemble(
         tensors = _written(folder / name, file, parent, back)
         places |= dict.fromkeys(tensors, name)
         total += sum(tensors.values())
-    rest = {each: parent.tensor(each) for each in parent.files if ".layers." not in each}
+    rest = {each: parent.plain(each) for each in parent.files if ".layers." not in each}
     rest |= more or {}
     name = f"model-{count:05d}-of-{count:05d}.safetensors"
     save_file(rest, folder / name, {"format": "pt"})
@@ -56,6 +60,9 @@ def assemble(
     (folder / INDEX).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     _copy_words(parent.folder, folder)
     written = json.loads((parent.folder / "config.json").read_text(encoding="utf-8"))
+    for kind in ("dtype", "torch_dtype"):
+        if written.get(kind) in ("float32", "float64"):
+            written[kind] = "bfloat16"
     written["quantization_config"] = config
     (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
@@ -65,7 +72,7 @@ def _written(target: Path, file: Path, parent: Parent, back: Sequence[str]) -> d
     with safe_open(file, framework="pt") as stored:
         names = list(stored.keys())
         if not back:
-            os.link(file, target)  # it is read-only from here on, so both may share it
+            _share(file, target)
             return {name: stored.get_tensor(name).nbytes for name in names}
         tensors = {
             name: stored.get_tensor(name)
@@ -73,12 +80,25 @@ def _written(target: Path, file: Path, parent: Parent, back: Sequence[str]) -> d
             if not any(name.startswith(f"{each}.") for each in back)
         }
     tensors |= {
-        name: parent.tensor(name)
+        name: parent.plain(name)
         for name in parent.files
         if any(name.startswith(f"{each}.") for each in back)
     }
     save_file(tensors, target, {"format": "pt"})
     return {name: each.nbytes for name, each in tensors.items()}
+
+
+def _share(file: Path, target: Path) -> None:
+    """Two names for one file where the disk can do that: nobody writes into it from here on."""
+    try:
+        os.link(file, target)
+    except OSError as problem:
+        if problem.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(file, target)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def _copy_words(source: Path, folder: Path) -> None:
