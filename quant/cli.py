@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     from .schemes import SCHEMES
 
-    schemes = "\n".join(f"  {name:<9} {says}" for name, (_, says, _) in SCHEMES.items())
+    schemes = "\n".join(f"  {name:<9} {says}" for name, (_, says, *_) in SCHEMES.items())
     parser = argparse.ArgumentParser(
         prog="senryu quantize",
         description="Make a model folder smaller, and say what was lost.",
@@ -96,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TOKENS",
         help="then distil through the quantizer; so many tokens, or 200000",
     )
+    how.add_argument(
+        "--samples",
+        action="append",
+        metavar="SOURCE",
+        help="what qad trains on besides the calibration set; may be given more than once",
+    )
     judged = parser.add_argument_group("what was lost")
     judged.add_argument(
         "--compare", action="store_true", help="measure it and write report.html into the folder"
@@ -118,12 +124,14 @@ _FLAGS = {
     "size_budget": ("mixed", "size_budget"),
     "kl_budget": ("mixed", "kl_budget"),
     "qad": ("qad", "tokens"),
+    "samples": ("qad", "samples"),
 }
 """What a flag changes in the recipe."""
 
 
 def _refuse(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    plain = not any(getattr(arguments, flag) for flag in _FLAGS if flag != "scheme")
+    told = [getattr(arguments, flag) for flag in _FLAGS if flag != "scheme"]
+    plain = all(value is None for value in told)
     plain = plain and not (arguments.recipe or arguments.compare or arguments.gate)
     if arguments.model != "embedded" and arguments.scheme == "bf16":
         parser.error("a folder in bf16 stays as it is: choose a scheme with fewer bits")
@@ -181,6 +189,7 @@ def _recipe(arguments: argparse.Namespace) -> QuantizeRecipe:
     for flag, (table, key) in _FLAGS.items():
         value = getattr(arguments, flag)
         if value is not None:
+            value = tuple(value) if isinstance(value, list) else value
             part = replace(getattr(recipe, table), **{key: value})
             recipe = replace(recipe, **{table: part})
     return recipe

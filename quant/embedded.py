@@ -21,6 +21,7 @@ from pathlib import Path
 from senryu.server.manifest import Manifest, cache_folder, record_files
 
 from . import gguf_model
+from .errors import QuantizeError
 from .folder import source_digest
 from .once import damage, make_once
 from .progress import Progress, Silent
@@ -146,7 +147,7 @@ def _user_sentences(models: Path) -> Iterator[None]:
     """Turn what a disk or a missing package says into one sentence with a way out."""
     try:
         yield
-    except gguf_model.SourceMissingError as problem:
+    except (gguf_model.SourceMissingError, QuantizeError) as problem:
         raise PreparationError(str(problem)) from problem
     except ModuleNotFoundError as problem:
         raise PreparationError(

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from senryu.server.manifest import MANIFEST_NAME, FileRecord, Manifest, record_files
 
-from .errors import QuantizeError
+from .errors import QuantizeError, reason
 from .once import make_once
+from .parent import PLAIN
 from .progress import Progress, Silent
 from .recipe import QuantizeRecipe
 
@@ -53,18 +54,23 @@ def quantize_folder(
     again = _holds_another(out, source, digest)
     if again:
         progress.say(f"{out} was made of other weights or in another way; it is made again.")
-    work = out.parent / f".{out.name}.work"
+    # Named by what is made, so that one process never removes the work of another.
+    work = out.parent / f".{out.name}.{digest[:8]}.work"
 
     def fill(folder: Path) -> None:
         from . import making
 
+        for stale in set(out.parent.glob(f".{out.name}.*.work")) - {work}:
+            shutil.rmtree(stale, ignore_errors=True)
         progress.begin(making.units(parent, recipe))
         quantize_into(folder, parent, scheme, recipe, digest, work, progress)
 
     with _sentences(out):
         made = make_once(out, fill, progress, again=again)
-        if work.exists():
-            shutil.rmtree(work)
+        # While this one waited, another process may have made it in another way.
+        if not again and _holds_another(out, source, digest):
+            made = make_once(out, fill, progress, again=True)
+        shutil.rmtree(work, ignore_errors=True)
         _renew_cards(source, made)
     return made
 
@@ -88,7 +94,7 @@ def quantize_into(
         told,
         scheme=scheme.name,
         group_size=scheme.group_size,
-        parameters=told.parameters or making.parameters(parent),
+        parameters=told.parameters or parent.parameters(),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files=record_files(folder),
         recipe_digest=digest,
@@ -119,8 +125,8 @@ def scheme_of(recipe: QuantizeRecipe) -> Scheme:
 
 
 def kept_layers(names: list[str], recipe: QuantizeRecipe) -> frozenset[str]:
-    """The linear layers that the recipe's patterns name. Raises QuantizeError for a pattern that
-    names none."""
+    """The linear layers that the recipe's patterns name, and those that an engine fuses with them,
+    since it reads them in one way. Raises QuantizeError for a pattern that names none."""
     kept: set[str] = set()
     for pattern in recipe.scheme.keep:
         named = fnmatch.filter(names, pattern)
@@ -129,7 +135,14 @@ def kept_layers(names: list[str], recipe: QuantizeRecipe) -> frozenset[str]:
                 f"scheme.keep names no layer by {pattern!r}: layers are called like {names[0]}."
             )
         kept.update(named)
+    for name in tuple(kept):
+        place, _, own = name.rpartition(".")
+        for fused in _FUSED:
+            kept |= {f"{place}.{each}" for each in fused if own in fused} & set(names)
     return frozenset(kept)
+
+
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def source_digest(source: Path | None) -> str:
@@ -145,13 +158,15 @@ def source_digest(source: Path | None) -> str:
 def _calibrated_on(scheme: Scheme, recipe: QuantizeRecipe) -> str | None:
     if not _needs_set(scheme, recipe):
         return None
-    told = recipe.calibration.source
-    try:
-        return source_digest(None if told is None else Path(told).expanduser())
-    except OSError as problem:
-        raise QuantizeError(
-            f"The calibration set {told} cannot be read ({_reason(problem)})."
-        ) from problem
+    sets = []
+    for told in (recipe.calibration.source, *recipe.qad.samples):
+        try:
+            sets.append(source_digest(None if told is None else Path(told).expanduser()))
+        except OSError as problem:
+            raise QuantizeError(
+                f"The calibration set {told} cannot be read ({reason(problem)})."
+            ) from problem
+    return " ".join(sets)
 
 
 def _needs_set(scheme: Scheme, recipe: QuantizeRecipe) -> bool:
@@ -171,12 +186,16 @@ def _calibration(parent: Parent, scheme: Scheme, recipe: QuantizeRecipe) -> Cali
 
 
 def _files(parent: Parent) -> dict[str, str]:
-    """Digests of everything that decides the weights, which the model card does not."""
+    """Digests of everything that decides the weights, which cards and reports do not."""
     try:
         records = dict(parent.manifest.files) or record_files(parent.folder)
     except OSError as problem:
-        raise QuantizeError(f"{parent.folder} cannot be read ({_reason(problem)}).") from problem
-    return {name: each.sha256 for name, each in records.items() if not name.endswith(".md")}
+        raise QuantizeError(f"{parent.folder} cannot be read ({reason(problem)}).") from problem
+    told = {name: each.sha256 for name, each in records.items() if not name.endswith(".md")}
+    return {name: each for name, each in told.items() if name not in _REPORTS}
+
+
+_REPORTS = ("report.html", "report.json", "evaluation.json")
 
 
 def _holds_another(out: Path, source: Path, digest: str) -> bool:
@@ -191,7 +210,7 @@ def _holds_another(out: Path, source: Path, digest: str) -> bool:
     except ValueError:
         return False  # damaged, and so made again anyway
     assert there is not None
-    plain = there.scheme in ("bf16", "fp16", "fp32")
+    plain = there.scheme in PLAIN
     if out.resolve() == source.resolve() or plain or there.recipe_digest is None:
         raise QuantizeError(
             f"{out} holds a model in {there.scheme}, which would be lost: name another folder."
@@ -227,14 +246,6 @@ def _sentences(out: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as problem:
         raise QuantizeError(
-            f"{out} cannot be written ({_reason(problem)}): make room there or name another "
+            f"{out} cannot be written ({reason(problem)}): make room there or name another "
             "folder, and run the same command again; finished layers are kept."
         ) from problem
-
-
-def _reason(problem: BaseException) -> str:
-    """The first line of what it says, or its name where it says nothing."""
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror.lower()
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(problem).__name__

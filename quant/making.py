@@ -33,11 +33,6 @@ def units(parent: Parent, recipe: QuantizeRecipe) -> int:
     return int(parent.config.num_hidden_layers) + steps(recipe) + 1
 
 
-def parameters(parent: Parent) -> int:
-    """Weights of the model, those that are shared counted once."""
-    return sum(weight.numel() for weight in parent.skeleton().parameters())
-
-
 def make(
     folder: Path,
     parent: Parent,

@@ -85,6 +85,9 @@ class QadRecipe:
     tokens: int = 0
     """How many are trained on; 0 leaves the rounded weights as they are."""
 
+    samples: tuple[str, ...] = ()
+    """Trained on besides the calibration set: folders of `senryu distill`, or JSONL files."""
+
     batch_tokens: int = 1024
     """Of one step."""
 
@@ -118,8 +121,11 @@ class QuantizeRecipe:
         return dataclasses.asdict(self)
 
     def digest(self, **more: Any) -> str:
-        """SHA-256 over everything in it, this code's revision, and `more`."""
-        told = {"recipe": self.told(), "revision": REVISION, **more}
+        """SHA-256 over everything in it, this code's revision, and `more`; where a calibration set
+        lies does not matter, what is in it belongs to `more`."""
+        recipe = {table: dict(keys) for table, keys in self.told().items()}
+        del recipe["calibration"]["source"]
+        told = {"recipe": recipe, "revision": REVISION, **more}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -137,12 +143,18 @@ def read_recipe(file: Path) -> QuantizeRecipe:
         raise QuantizeError(f"The recipe {file} cannot be read: {problem}.") from problem
     for judged in ("compare", "bounds"):  # of compare/recipe.py: they change no weight
         told.pop(judged, None)
-    calibration = told.get("calibration")
+    calibration, qad = told.get("calibration"), told.get("qad")
     if isinstance(calibration, dict) and isinstance(calibration.get("source"), str):
-        source = Path(calibration["source"]).expanduser()
-        told["calibration"] = calibration | {"source": str((file.parent / source).resolve())}
+        told["calibration"] = calibration | {"source": _located(calibration["source"], file)}
+    if isinstance(qad, dict) and isinstance(qad.get("samples"), list):
+        found = [_located(each, file) if isinstance(each, str) else each for each in qad["samples"]]
+        told["qad"] = qad | {"samples": found}
     try:
         recipe: QuantizeRecipe = built(QuantizeRecipe, told, "")
     except RecipeError as problem:
         raise QuantizeError(str(problem)) from problem
     return recipe
+
+
+def _located(path: str, file: Path) -> str:
+    return str((file.parent / Path(path).expanduser()).resolve())
