@@ -31,8 +31,12 @@ from .recipe import QadRecipe
 CHUNK = 256
 """Positions whose logits are in memory at once."""
 _WARMUP, _DECAY = 0.05, 0.95
+_KEPT_BY_ADAM = ("step", "exp_avg", "exp_avg_sq")
 _BETAS = (0.9, 0.99)
 """Of Adam. Few steps are made, so the mean square looks back less far than is usual."""
+
+_LEAST = 0.1
+"""Of a scale, what is left at least: one that went through zero would turn its group around."""
 
 State = Mapping[str, Tensor]
 
@@ -176,6 +180,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * rate
         self._optimizer.step()
+        for layer in self.layers.values():
+            layer.scaled.data.clamp_(min=_LEAST - 1)
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return Progressed(step=self.step, kl=kl)
@@ -207,8 +213,9 @@ class Trainer:
         for name, each in self._trained.items():
             with torch.no_grad():
                 each.copy_(state[f"value {name}"])
-            parts = ("step", "exp_avg", "exp_avg_sq")
-            self._optimizer.state[each] = {part: state[f"{part} {name}"] for part in parts}
+            told = {part: state.get(f"{part} {name}") for part in _KEPT_BY_ADAM}
+            known = {part: value for part, value in told.items() if value is not None}
+            self._optimizer.state[each] = known  # nothing for what was never used
 
     def _parameters(self) -> Mapping[str, nn.Parameter]:
         """What is trained: units and scales, and the norms in float32."""
@@ -219,6 +226,9 @@ class Trainer:
                 found |= {f"{name}.units": module.units} if self._recipe.codes_rate > 0 else {}
                 found[f"{name}.scaled"] = module.scaled
             elif type(module).__name__.endswith("Norm") and self._recipe.norms_rate > 0:
+                dtype = next(module.parameters()).dtype
+                # In float32 it would put out float32, which other layers in 16 bits do not take.
+                module.register_forward_hook(lambda *told, to=dtype: told[-1].to(to))
                 for part, each in module.named_parameters(recurse=False):
                     each.data = each.data.float()
                     each.requires_grad_(True)

@@ -10,14 +10,13 @@ import math
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor
 
 from .calibration import packed, read_calibration
-from .errors import QuantizeError
 from .grids import Codes
 from .layers import Work
 from .packing import codes_of
@@ -25,9 +24,6 @@ from .parent import Parent
 from .progress import Progress
 from .recipe import QuantizeRecipe
 from .restore import restore
-
-if TYPE_CHECKING:
-    from .schemes.base import Scheme
 
 CHECKPOINT_STEPS = 25
 _CHECKPOINT = "qad.safetensors"
@@ -37,13 +33,14 @@ _RECENT = 20
 
 def steps(recipe: QuantizeRecipe) -> int:
     """How many steps of training a recipe asks for."""
-    return math.ceil(recipe.qad.tokens / recipe.qad.batch_tokens)
+    rows = max(1, recipe.qad.batch_tokens // recipe.qad.sequence)
+    return math.ceil(recipe.qad.tokens / (rows * recipe.qad.sequence))
 
 
 def train(
     folder: Path,
     parent: Parent,
-    scheme: Scheme,
+    scheme: Any,
     recipe: QuantizeRecipe,
     layers: list[Path],
     work: Work,
@@ -57,10 +54,6 @@ def train(
     from .qad import Trainer
 
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not hasattr(scheme, "grid"):
-        raise QuantizeError(
-            f"{scheme.name} has no grid to train on: leave qad out, or quantize to w4a16."
-        )
     tokens = _tokens(parent, recipe)
     found = {
         name: codes_of(tensors, scheme.grid)
@@ -95,22 +88,18 @@ def train(
 
 
 def _tokens(parent: Parent, recipe: QuantizeRecipe) -> Tensor:
-    asked = recipe.calibration
-    source = None if asked.source is None else Path(asked.source).expanduser()
-    told = read_calibration(
-        source,
-        parent.folder,
-        tokens=recipe.qad.tokens,
-        length=recipe.qad.sequence,
-        seed=recipe.qad.seed,
-    )
-    tokens = packed(told.sequences, recipe.qad.sequence)
-    if not len(tokens):
-        raise QuantizeError(
-            f"{told.name} has fewer than {recipe.qad.sequence} tokens to train on: give more "
-            "samples."
+    asked = recipe.qad
+    parts = []
+    for told in (recipe.calibration.source, *asked.samples):
+        found = read_calibration(
+            None if told is None else Path(told).expanduser(),
+            parent.folder,
+            tokens=asked.tokens,
+            length=asked.sequence,
+            seed=asked.seed,
         )
-    return tokens
+        parts.append(packed(found.sequences, asked.sequence))
+    return torch.cat(parts)
 
 
 def _packed(file: Path) -> dict[str, dict[str, Tensor]]:
