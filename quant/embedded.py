@@ -25,7 +25,7 @@ from .errors import QuantizeError
 from .folder import source_digest
 from .once import damage, make_once
 from .progress import Progress, Silent
-from .recipe import CalibrationRecipe, QuantizeRecipe
+from .recipe import QuantizeRecipe
 
 NAME = "smollm2-135m"
 SCHEMES = ("w4a16", "bf16")
@@ -33,8 +33,7 @@ SPACE_NEEDED = 600 * 2**20
 """Bytes: both folders and the work between them, 420 MB; a full disk makes other programs fail."""
 
 
-RECIPE = QuantizeRecipe(calibration=CalibrationRecipe(tokens=8192))
-"""Half the usual calibration set: everybody waits for this before the first answer."""
+RECIPE = QuantizeRecipe()
 
 
 def folder_name(scheme: str) -> str:
