@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .progress import Progress
     from .recipe import QuantizeRecipe
 
 _EPILOG = """\
@@ -154,14 +155,30 @@ def _run(arguments: argparse.Namespace) -> int:
             return 0
         from .folder import quantize_folder
 
+        recipe = _recipe(arguments)
+        _say_where(recipe, progress)
         source = _source(arguments.model, progress)
-        made = quantize_folder(source, arguments.out, _recipe(arguments), progress=progress)
+        made = quantize_folder(source, arguments.out, recipe, progress=progress)
         if arguments.compare or arguments.gate:
             from .judging import judge
 
             return judge(source, made, arguments, progress)
     print(made)
     return 0
+
+
+def _say_where(recipe: QuantizeRecipe, progress: Progress) -> None:
+    """Before hours of work: whether the result will run here. It may be meant for elsewhere."""
+    from .folder import scheme_of
+    from .machine import this_machine
+
+    scheme, machine = scheme_of(recipe), this_machine()
+    if machine not in scheme.runs_on:
+        here = "this CPU" if machine == "cpu" else f"this GPU ({machine or 'older than Ampere'})"
+        progress.say(
+            f"vLLM has no kernel for {scheme.name} on {here}: serve the result on "
+            f"{' or '.join(scheme.runs_on)}, or quantize to w4a16."
+        )
 
 
 def _source(model: str, progress: Any) -> Path:

@@ -54,6 +54,10 @@ class ModelFacts:
     """Why it speaks this one, as the end of a sentence."""
 
 
+_FOR_GPUS = ("nvfp4", "mxfp4", "w4a8-fp8")
+"""How schemes begin for which the CPU build has no kernel."""
+
+
 def vllm_arguments(
     settings: ServerSettings, device: Device, model: ModelFacts, *, build: str
 ) -> VllmArguments:
@@ -62,6 +66,11 @@ def vllm_arguments(
     Raises EngineError where we know that vLLM would not say it, or not in time.
     """
     on_cpu = device.kind == "cpu"
+    if on_cpu and model.scheme.startswith(_FOR_GPUS):
+        raise EngineError(
+            f"{model.folder} is stored as {model.scheme}, for which vLLM has no kernel on a CPU; "
+            "quantize the 16-bit model that it was made of to w4a16"
+        )
     engine: dict[str, Any] = {
         "model": model.folder,
         "served_model_name": model.name,

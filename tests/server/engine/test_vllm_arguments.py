@@ -111,6 +111,13 @@ def test_a_dtype_that_would_die_on_the_first_request_is_refused_at_once() -> Non
     assert plain.engine["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("scheme", ["nvfp4a16, group 16", "mxfp4, group 32", "w4a8-fp8"])
+def test_weights_that_a_cpu_has_no_kernel_for_are_refused_at_once(scheme: str) -> None:
+    with pytest.raises(EngineError, match=r"no kernel on a CPU; quantize the 16-bit model .* w4a"):
+        arguments(model=facts(scheme=scheme))
+    assert arguments(GPU, model=facts(scheme=scheme)).engine["model"]
+
+
 @pytest.mark.parametrize(
     ("device", "settings", "window", "kv_tokens", "said"),
     [
