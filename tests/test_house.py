@@ -59,7 +59,6 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.server.manifest",
         "senryu.server.settings",
         "senryu.server.device",
-        "senryu.server.conversation",  # what the calibration set is made of
         "senryu.distill",  # trained side by side with others' trainers
         "senryu.quant",  # quantized side by side with others' quantizers
     ),
