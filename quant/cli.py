@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compare.recipe import CompareRecipe
     from .progress import Progress
     from .recipe import QuantizeRecipe
 
@@ -41,7 +42,13 @@ def main(argv: list[str]) -> int:
         print("Stopped. Run the command again, and it goes on where it was.", file=sys.stderr)
         return 130
     except RuntimeError as problem:
-        if type(problem).__name__ not in ("PreparationError", "QuantizeError"):
+        kind = type(problem).__name__
+        if kind == "OutOfMemoryError":
+            problem = RuntimeError(
+                "The GPU's memory does not hold this: quantize on the CPU, with SENRYU_DEVICE=cpu "
+                "and an empty CUDA_VISIBLE_DEVICES, or leave qad and budgets out."
+            )
+        elif kind not in ("PreparationError", "QuantizeError"):
             raise
         print(problem, file=sys.stderr)
         return 1
@@ -156,13 +163,15 @@ def _run(arguments: argparse.Namespace) -> int:
         from .folder import quantize_folder
 
         recipe = _recipe(arguments)
+        judged = _judged(arguments)
         _say_where(recipe, progress)
         source = _source(arguments.model, progress)
-        made = quantize_folder(source, arguments.out, recipe, progress=progress)
-        if arguments.compare or arguments.gate:
+        name = None if Path(arguments.model).expanduser().is_dir() else arguments.model
+        made = quantize_folder(source, arguments.out, recipe, name=name, progress=progress)
+        if judged is not None:
             from .judging import judge
 
-            return judge(source, made, arguments, progress)
+            return judge(source, made, recipe, judged, arguments.gate, progress)
     print(made)
     return 0
 
@@ -173,12 +182,21 @@ def _say_where(recipe: QuantizeRecipe, progress: Progress) -> None:
     from .machine import this_machine
 
     scheme, machine = scheme_of(recipe), this_machine()
-    if machine not in scheme.runs_on:
-        here = "this CPU" if machine == "cpu" else f"this GPU ({machine or 'older than Ampere'})"
+    if machine is not None and machine not in scheme.runs_on:
+        here = "this CPU" if machine == "cpu" else f"this GPU ({machine})"
         progress.say(
             f"vLLM has no kernel for {scheme.name} on {here}: serve the result on "
             f"{' or '.join(scheme.runs_on)}, or quantize to w4a16."
         )
+
+
+def _judged(arguments: argparse.Namespace) -> CompareRecipe | None:
+    """How the result will be measured, read before hours of work."""
+    if not (arguments.compare or arguments.gate):
+        return None
+    from .compare.recipe import CompareRecipe, read_recipe
+
+    return read_recipe(arguments.recipe) if arguments.recipe else CompareRecipe()
 
 
 def _source(model: str, progress: Any) -> Path:

@@ -105,11 +105,9 @@ def _quantize(folder: Path, ready: Path, final: Path, progress: Progress) -> Non
             source = beside
             beside.mkdir()
             _make(beside, progress)
-        recipe = RECIPE
-        digest = recipe.digest(calibration=source_digest(None))
-        quantize_into(
-            folder, open_parent(source), scheme_of(recipe), recipe, digest, work, progress
-        )
+        digest = RECIPE.digest(calibration=source_digest(None))
+        parent, scheme = open_parent(source), scheme_of(RECIPE)
+        quantize_into(folder, parent, scheme, RECIPE, digest, digest, work, progress)
         shutil.rmtree(work)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -14,8 +14,9 @@ import datetime
 import fnmatch
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from .errors import QuantizeError, reason
 from .once import make_once
 from .parent import PLAIN
 from .progress import Progress, Silent
-from .recipe import QuantizeRecipe
+from .recipe import MixedRecipe, QadRecipe, QuantizeRecipe
 
 if TYPE_CHECKING:
     from .calibration import CalibrationSet
@@ -40,30 +41,40 @@ def quantize_folder(
     out: Path,
     recipe: QuantizeRecipe | None = None,
     *,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """`out`, made of `source` as the recipe says. Raises QuantizeError."""
+    """`out`, made of `source` as the recipe says; `name` is what a `source` without a manifest is
+    called. Raises QuantizeError."""
     from .parent import open_parent
 
     recipe = recipe or QuantizeRecipe()
     progress = progress or Silent()
     out = out.absolute()
     parent = open_parent(source)
+    if name is not None and parent.manifest.created_at is None:
+        told = dataclasses.replace(parent.manifest, model_id=name, display_name=name, source=name)
+        parent = dataclasses.replace(parent, manifest=told)
     scheme = scheme_of(recipe)
-    digest = recipe.digest(files=_files(parent), calibration=_calibrated_on(scheme, recipe))
+    files = _files(parent)
+    digest = recipe.digest(files=files, calibration=_calibrated_on(scheme, recipe))
+    of_layers = layers_digest(scheme, recipe, files)
     again = _holds_another(out, source, digest)
     if again:
         progress.say(f"{out} was made of other weights or in another way; it is made again.")
-    # Named by what is made, so that one process never removes the work of another.
-    work = out.parent / f".{out.name}.{digest[:8]}.work"
+    # Named by what is made, so that one process never removes the work of another; and by the
+    # layers alone, so that another budget or more training does not make them again.
+    work = out.parent / f".{out.name}.{of_layers[:8]}.work"
 
     def fill(folder: Path) -> None:
         from . import making
 
-        for stale in set(out.parent.glob(f".{out.name}.*.work")) - {work}:
-            shutil.rmtree(stale, ignore_errors=True)
+        left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{8}}\.work")
+        for stale in out.parent.iterdir():
+            if left.fullmatch(stale.name) and stale != work:
+                shutil.rmtree(stale, ignore_errors=True)
         progress.begin(making.units(parent, recipe))
-        quantize_into(folder, parent, scheme, recipe, digest, work, progress)
+        quantize_into(folder, parent, scheme, recipe, digest, of_layers, work, progress)
 
     with _sentences(out):
         made = make_once(out, fill, progress, again=again)
@@ -81,14 +92,18 @@ def quantize_into(
     scheme: Scheme,
     recipe: QuantizeRecipe,
     digest: str,
+    of_layers: str,
     work: Path,
     progress: Progress,
 ) -> None:
-    """Fill an empty folder with the model and its manifest; what is half-done waits in `work`."""
+    """Fill an empty folder with the model and its manifest; what is half-done waits in `work`.
+    `digest` is of everything that decides the result, `of_layers` of what decides the layers before
+    any goes back or is trained."""
     from . import making
 
     calibration = _calibration(parent, scheme, recipe)
-    notes = making.make(folder, parent, scheme, recipe, calibration, digest, work, progress)
+    digests = making.Digests(whole=digest, layers=of_layers)
+    notes = making.make(folder, parent, scheme, recipe, calibration, digests, work, progress)
     told = parent.manifest
     dataclasses.replace(
         told,
@@ -100,7 +115,15 @@ def quantize_into(
         recipe_digest=digest,
         calibration=None if calibration is None else calibration.record(),
         notes=(*told.notes, *notes),
+        servable=None,  # that the parent was measured says nothing of this one
+        refused_because=None,
     ).write(folder)
+
+
+def layers_digest(scheme: Scheme, recipe: QuantizeRecipe, files: Mapping[str, str]) -> str:
+    """Of what decides the layers, as they are before any goes back or is trained."""
+    plain = dataclasses.replace(recipe, mixed=MixedRecipe(), qad=QadRecipe())
+    return plain.digest(files=files, calibration=_calibrated_on(scheme, plain))
 
 
 def scheme_of(recipe: QuantizeRecipe) -> Scheme:
@@ -156,12 +179,19 @@ def source_digest(source: Path | None) -> str:
 
 
 def _calibrated_on(scheme: Scheme, recipe: QuantizeRecipe) -> str | None:
-    if not _needs_set(scheme, recipe):
+    """Digests of all sets that the result depends on."""
+    budget = recipe.mixed.size_budget is not None or recipe.mixed.kl_budget is not None
+    if not _needs_set(scheme, recipe) and not budget:
         return None
     sets = []
     for told in (recipe.calibration.source, *recipe.qad.samples):
+        source = None if told is None else Path(told).expanduser()
+        if source is not None and not source.exists():
+            raise QuantizeError(
+                f"There are no samples {told}: give a folder of senryu distill or a JSONL file."
+            )
         try:
-            sets.append(source_digest(None if told is None else Path(told).expanduser()))
+            sets.append(source_digest(source))
         except OSError as problem:
             raise QuantizeError(
                 f"The calibration set {told} cannot be read ({reason(problem)})."
@@ -188,7 +218,10 @@ def _calibration(parent: Parent, scheme: Scheme, recipe: QuantizeRecipe) -> Cali
 def _files(parent: Parent) -> dict[str, str]:
     """Digests of everything that decides the weights, which cards and reports do not."""
     try:
+        parent.manifest.verify(parent.folder)  # by its content: weights decide everything
         records = dict(parent.manifest.files) or record_files(parent.folder)
+    except ValueError as problem:
+        raise QuantizeError(str(problem)) from problem
     except OSError as problem:
         raise QuantizeError(f"{parent.folder} cannot be read ({reason(problem)}).") from problem
     told = {name: each.sha256 for name, each in records.items() if not name.endswith(".md")}

@@ -6,25 +6,25 @@ and an exit status. It refuses to know how anything is measured.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from .compare.cli import tell
-from .compare.recipe import CompareRecipe, read_recipe
+from .compare.recipe import CompareRecipe
 from .compare.run import compare
 from .progress import Progress
+from .recipe import QuantizeRecipe
 
 
-def judge(parent: Path, made: Path, arguments: argparse.Namespace, progress: Progress) -> int:
+def judge(
+    parent: Path,
+    made: Path,
+    recipe: QuantizeRecipe,
+    judged: CompareRecipe,
+    gate: bool,
+    progress: Progress,
+) -> int:
     """0, or 3 when the gate is asked for and stays shut. Raises QuantizeError."""
-    recipe = read_recipe(arguments.recipe) if arguments.recipe else CompareRecipe()
-    source = None if arguments.calibration is None else Path(arguments.calibration)
-    found = compare(
-        parent,
-        made,
-        recipe,
-        source=source,
-        gate=arguments.gate,
-        progress=progress,
-    )
+    told = recipe.calibration.source
+    source = None if told is None else Path(told).expanduser()
+    found = compare(parent, made, judged, source=source, gate=gate, progress=progress)
     return tell(found, made, made)

@@ -20,11 +20,16 @@ _GENERATIONS: tuple[tuple[tuple[int, int], Machine], ...] = (
 
 
 def this_machine() -> Machine | None:
-    """Where `senryu serve` would run here."""
-    if detect().kind == "cpu":
-        return "cpu"
+    """Where `senryu serve` would run here; None where that cannot be told."""
+    try:
+        if detect().kind == "cpu":
+            return "cpu"
+    except ValueError:  # a setting that serving will refuse
+        return None
     import torch
 
+    if not torch.cuda.is_available():  # a GPU beside a torch that is built for CPUs
+        return None
     return generation(torch.cuda.get_device_capability())
 
 

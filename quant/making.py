@@ -8,6 +8,7 @@ sentences for it. It refuses to know how any of the parts does its work.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .assemble import assemble
 from .errors import QuantizeError
 from .folder import kept_layers
 from .layers import Work, quantize_layers
+from .mixed import refuse_budgets
 from .parent import Parent, linear_layers
 from .progress import Progress
 from .recipe import QuantizeRecipe
@@ -33,13 +35,23 @@ def units(parent: Parent, recipe: QuantizeRecipe) -> int:
     return int(parent.config.num_hidden_layers) + steps(recipe) + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """Names of work: whoever finds another one there starts anew."""
+
+    whole: str
+    """Of everything that decides the result."""
+    layers: str
+    """Of what decides the layers before any goes back or is trained."""
+
+
 def make(
     folder: Path,
     parent: Parent,
     scheme: Scheme,
     recipe: QuantizeRecipe,
     calibration: CalibrationSet | None,
-    digest: str,
+    digests: Digests,
     work: Path,
     progress: Progress,
 ) -> list[str]:
@@ -59,9 +71,11 @@ def make(
     if hasattr(scheme, "codes"):
         from .whole import quantize_whole
 
-        quantize_whole(parent, scheme, tokens, place, digest, progress, kept=kept)
+        quantize_whole(parent, scheme, tokens, place, digests.layers, progress, kept=kept)
     else:
-        quantize_layers(parent, scheme, read, place, digest, progress, kept=kept, watch=watch)
+        quantize_layers(
+            parent, scheme, read, place, digests.layers, progress, kept=kept, watch=watch
+        )
     layers = [place.layer(index) for index in range(parent.config.num_hidden_layers)]
     more, kv_cache = _kv_cache(layers) if watch else ({}, None)
 
@@ -91,7 +105,15 @@ def make(
 
         progress.stage("distil through the quantizer")
         layers, trained, note = train(
-            folder, parent, scheme, recipe, layers, place, progress, kept={*kept, *back}
+            folder,
+            parent,
+            scheme,
+            recipe,
+            layers,
+            place,
+            digests.whole,
+            progress,
+            kept={*kept, *back},
         )
         more = {**more, **trained}
         notes.append(note)
@@ -102,6 +124,17 @@ def make(
 
 def _refuse(parent: Parent, scheme: Any, recipe: QuantizeRecipe, names: list[str]) -> None:
     """Before any work, a recipe whose parts do not go together."""
+    for key, value, least in (
+        ("calibration.tokens", recipe.calibration.tokens, 1),
+        ("calibration.length", recipe.calibration.length, 2),
+        ("mixed.tokens", recipe.mixed.tokens, 2),
+        ("qad.tokens", recipe.qad.tokens, 0),
+        ("qad.sequence", recipe.qad.sequence, 2),
+        ("qad.batch_tokens", recipe.qad.batch_tokens, 1),
+    ):
+        if value < least:
+            raise QuantizeError(f"{key} is {value}; it takes {least} or more.")
+    refuse_budgets(recipe.mixed.size_budget, recipe.mixed.kl_budget)
     if recipe.qad.tokens and not hasattr(scheme, "grid"):
         raise QuantizeError(
             f"{scheme.name} has no grid to train on: leave qad out, or quantize to w4a16."

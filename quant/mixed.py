@@ -55,7 +55,7 @@ def choose(
     own are scaled to make it up together; None: they are taken as they are. Raises QuantizeError,
     one sentence with the nearest that is possible.
     """
-    _refuse_budgets(size_budget, kl_budget)
+    refuse_budgets(size_budget, kl_budget)
     table = _Table(sensitivities, kl_all)
     room = None if size_budget is None else int(size_budget * bytes_parent) - bytes_smallest
     if room is not None and room < 0:
@@ -148,7 +148,8 @@ def _choice(
     )
 
 
-def _refuse_budgets(size_budget: float | None, kl_budget: float | None) -> None:
+def refuse_budgets(size_budget: float | None, kl_budget: float | None) -> None:
+    """Raises QuantizeError for a budget that nothing can keep."""
     if size_budget is not None and not 0 < size_budget <= 1:
         raise QuantizeError(
             f"A size budget is a part of the 16-bit folder's size, above 0 and at most 1, not "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,8 +52,12 @@ def make_once(final: Path, fill: Fill, progress: Progress, *, again: bool = Fals
 
 
 def _make_alone(final: Path, fill: Fill) -> None:
-    for stale in final.parent.glob(f".{final.name}.*.partial"):
-        shutil.rmtree(stale)  # whoever made it is gone, else we would not hold the lock
+    # Whoever made these is gone, else we would not hold the lock. The whole name is compared:
+    # `.a.b.1.partial` belongs to the folder `a.b`.
+    half_made = re.compile(rf"\.{re.escape(final.name)}\.\d+(\.[a-z]+)?\.partial")
+    for stale in final.parent.iterdir():
+        if half_made.fullmatch(stale.name):
+            shutil.rmtree(stale)
     partial = final.parent / f".{final.name}.{os.getpid()}.partial"
     partial.mkdir()
     try:
@@ -74,7 +79,12 @@ def _put_in_place(partial: Path, final: Path) -> None:
     aside = final.parent / f".{final.name}.{os.getpid()}.old.partial"
     if final.exists():
         final.rename(aside)  # a running server keeps the files that it has open
-    partial.rename(final)
+    try:
+        partial.rename(final)
+    except BaseException:
+        if aside.exists():
+            aside.rename(final)
+        raise
     _flush(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
 

@@ -66,6 +66,17 @@ class Parent:
                 f"{self.folder} holds no weight {lacking[0]}: only models whose files name their "
                 "weights as transformers does can be taken apart; serve this one as it is."
             )
+        known = {name for name, _ in model.named_parameters()}
+        strange = sorted(
+            name
+            for name in self.files.keys() - known
+            if name.startswith("model.layers.") and not name.endswith("rotary_emb.inv_freq")
+        )
+        if strange:
+            raise QuantizeError(
+                f"{self.folder} holds {strange[0]}, which is no weight that we know of: this kind "
+                "of model cannot be taken apart; serve it as it is."
+            )
         return model.eval()
 
     def parameters(self) -> int:
@@ -97,10 +108,15 @@ class Parent:
         """Give a module of the skeleton its weights, in bf16."""
         import torch
 
-        state = {
-            name: self.tensor(f"{prefix}.{name}").to(device, torch.bfloat16)
-            for name, _ in module.named_parameters()
-        }
+        state = {}
+        for name, wanted in module.named_parameters():
+            tensor = self.tensor(f"{prefix}.{name}")
+            if tensor.shape != wanted.shape:
+                raise QuantizeError(
+                    f"{prefix}.{name} in {self.folder} is {tuple(tensor.shape)}, and config.json "
+                    f"makes it {tuple(wanted.shape)}: copy or fetch the model again."
+                )
+            state[name] = tensor.to(device, torch.bfloat16)
         module.load_state_dict(state, strict=False, assign=True)
         module.to(device)
         module.requires_grad_(False)
@@ -167,6 +183,11 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
                     raise QuantizeError(
                         f"{folder / file} is missing: copy or fetch the model again."
                     )
+                try:  # now, and not when all layers before it are done
+                    with safe_open(folder / file, framework="pt"):
+                        pass
+                except (OSError, SafetensorError) as problem:
+                    raise _damaged(folder / file, problem) from problem
             yield from named.items()
             return
         with safe_open(folder / SINGLE, framework="pt") as stored:

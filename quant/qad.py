@@ -140,7 +140,8 @@ class Trainer:
     ) -> None:
         """`student` is changed in place; its layers named in `codes` become `Quantized`. `tokens`
         are int64 `(rows, sequence)`, gone through as often as needed. Raises QuantizeError."""
-        if getattr(student.config, "final_logit_softcapping", None):
+        bends = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+        if any(getattr(student.config, each, None) not in (None, 1, 1.0) for each in bends):
             raise QuantizeError(
                 f"A {student.config.model_type} model bends its logits, which qad does not know: "
                 "leave qad out."
@@ -163,7 +164,6 @@ class Trainer:
             betas=_BETAS,
             eps=1e-10,
             weight_decay=0.0,
-            foreach=True,
         )
 
     def advance(self) -> Progressed:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from .recipe import QuantizeRecipe
 from .restore import restore
 
 CHECKPOINT_STEPS = 25
-_CHECKPOINT = "qad.safetensors"
 _RECENT = 20
 """Steps that the KL shown to a person is averaged over."""
 
@@ -44,6 +44,7 @@ def train(
     recipe: QuantizeRecipe,
     layers: list[Path],
     work: Work,
+    digest: str,
     progress: Progress,
     *,
     kept: Collection[str] = (),
@@ -63,9 +64,12 @@ def train(
     }
     student, teacher = restore(folder).to(device), restore(parent.folder).to(device)
     trainer = Trainer(student, teacher, found, scheme.grid, tokens, recipe.qad)
-    checkpoint = work.folder / _CHECKPOINT
-    if checkpoint.exists():
-        trainer.resume(load_file(checkpoint, device=str(device)))
+    found.clear()
+    checkpoint = work.folder / f"qad-{digest[:16]}.safetensors"
+    state = _found(checkpoint, str(device))
+    if state is not None:
+        trainer.resume(state)
+    del state
     for _ in range(trainer.step):
         progress.done()
     recent: list[float] = []
@@ -128,6 +132,14 @@ def _renewed(
     renewed = work.folder / f"trained-{file.name}"
     work.put(renewed, tensors)
     return renewed
+
+
+def _found(checkpoint: Path, device: str) -> dict[str, Tensor] | None:
+    """What was kept; None where nothing was, or a dying machine left half of it."""
+    try:
+        return dict(load_file(checkpoint, device=device))
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def _keep(checkpoint: Path, state: dict[str, Tensor]) -> None:

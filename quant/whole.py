@@ -51,5 +51,5 @@ def quantize_whole(
                 packed = pack(found[layer], weights_only(grid))
                 tensors |= {f"{layer}.{part}": each for part, each in packed.items()}
             else:
-                tensors[name] = parent.tensor(name)
+                tensors[name] = parent.plain(name)
         work.put(work.layer(index), tensors)

@@ -248,7 +248,7 @@ def test_another_calibration_set_makes_it_again_and_another_place_does_not(
 
 def test_a_calibration_set_that_is_not_there_is_one_sentence(parent: Path, tmp_path: Path) -> None:
     asked = dataclasses.replace(FEW, source=str(tmp_path / "none.jsonl"))
-    with pytest.raises(QuantizeError, match=r"no calibration set .*none\.jsonl"):
+    with pytest.raises(QuantizeError, match=r"There are no samples .*none\.jsonl: give"):
         quantize_folder(parent, tmp_path / "out", QuantizeRecipe(calibration=asked))
     assert not (tmp_path / "out").exists()
 

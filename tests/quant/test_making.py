@@ -11,7 +11,7 @@ from tiny_kinds import some_tokens, tiny, tiny_folder
 from senryu.quant.calibration import CalibrationSet
 from senryu.quant.errors import QuantizeError
 from senryu.quant.folder import scheme_of
-from senryu.quant.making import make, units
+from senryu.quant.making import Digests, make, units
 from senryu.quant.parent import open_parent
 from senryu.quant.recipe import QadRecipe, QuantizeRecipe, SchemeRecipe
 
@@ -19,6 +19,8 @@ from .conftest import Recorder
 
 # torch's own, when compressed-tensors first meets it.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+DIGESTS = Digests(whole="1", layers="1")
 
 
 def shown(length: int = 512) -> CalibrationSet:
@@ -41,7 +43,7 @@ def made(folder: Path, tmp_path: Path, recorder: Recorder, **told: Any) -> list[
     (tmp_path / "out").mkdir()
     scheme = scheme_of(recipe)
     parent, work = open_parent(folder), tmp_path / "work"
-    return make(tmp_path / "out", parent, scheme, recipe, shown(), "1", work, recorder)
+    return make(tmp_path / "out", parent, scheme, recipe, shown(), DIGESTS, work, recorder)
 
 
 def test_layers_come_first_and_writing_last(tmp_path: Path, recorder: Recorder) -> None:
