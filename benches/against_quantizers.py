@@ -6,14 +6,14 @@ rounds one 16-bit folder with each quantizer, one after the other, each in a pro
 AutoRound and llm-compressor come in environments that are made below `--environments` the first
 time (each some gigabyte): the latter pins what vLLM cannot use. Only files cross: the calibration
 rows, the parent, and the folders that come out. What these stand for is measured here, on held-out
-text, by the means of `senryu compare`. A table for people, the last line JSON for machines. Run it
-on a quiet machine.
+text, by the means of `senryu compare`. A folder given with `--qad` was trained on its own, on more
+tokens than the others read: it is only measured here. A table for people, the last line JSON for
+machines. Run it on a quiet machine.
 """
 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from senryu.benches.environments import python_with
+from senryu.quant.errors import QuantizeError
 from senryu.server.device import detect
 from senryu.server.manifest import cache_folder
 
@@ -56,11 +58,11 @@ QUANTIZERS = {
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     parent = arguments.parent or _embedded()
-    failed = []
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         rows, passages, record = _tokens(arguments, parent, Path(scratch))
         folders: dict[str, Path] = {}
-        costs: dict[str, dict[str, float]] = {}
+        costs: dict[str, dict[str, Any]] = {}
         for name in arguments.only:
             folder = Path(scratch) / name
             asked = {
@@ -75,17 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 costs[name] = _apart(QUANTIZERS[name], asked, arguments.environments / name)
-            except (OSError, subprocess.CalledProcessError) as problem:
+            except (OSError, ValueError, subprocess.CalledProcessError) as problem:
                 print(f"{name} gave no folder ({problem}); its lines above say why.")
-                failed.append(name)
+                failed[name] = str(problem)
                 continue
             folders[name] = folder
         if arguments.qad:
             folders["qad"] = arguments.qad
-        results = {
-            name: {**told, **costs.get(name, {})}
-            for name, told in _losses(parent, folders, passages)
-        }
+        results = {}
+        for name, told in _losses(parent, folders, passages):
+            if isinstance(told, QuantizeError):
+                print(f"{name} gave a folder that cannot be measured: {told}")
+                failed[name] = str(told)
+            else:
+                results[name] = {**told, **costs.get(name, {})}
     for line in _table(results):
         print(line)
     record |= {
@@ -93,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "symmetric": arguments.symmetric,
         "iterations": arguments.iterations,
         "results": results,
+        "failed": failed,
     }
     print(json.dumps(record))
     return 1 if failed else 0
@@ -152,7 +158,7 @@ def _tokens(
         "bench": "against_quantizers",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": detect(os.environ).summary,
-        "versions": _versions(arguments.only),
+        "versions": _versions(),
         "parent": parent.resolve().name,
         "calibration": shown.record(),
         "held_out": judged.record(),
@@ -160,53 +166,44 @@ def _tokens(
     return rows, passages, record
 
 
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    told = {name: metadata.version(name) for name in ("torch", "transformers")}
-    pinned = (package for name in names for package in QUANTIZERS[name].packages)
-    return told | dict(package.split("==") for package in pinned)
+def _versions() -> dict[str, str]:
+    """Of what measures; each result has those of what made it."""
+    named = ("torch", "transformers", "compressed-tensors")
+    return {name: metadata.version(name) for name in named}
 
 
-def _apart(quantizer: Quantizer, asked: Mapping[str, Any], environment: Path) -> dict[str, float]:
-    """Have one program fill `asked["out"]`, in a process of its own: its seconds and memory."""
-    command = [
-        str(_python(quantizer.packages, environment)),
-        str(PROGRAMS / quantizer.program),
-        json.dumps(asked),
-    ]
+def _apart(quantizer: Quantizer, asked: Mapping[str, Any], environment: Path) -> dict[str, Any]:
+    """Have one program fill `asked["out"]`, in a process of its own: its seconds, memory and
+    versions. Raises ValueError, OSError or CalledProcessError."""
+    python = Path(sys.executable)
+    if quantizer.packages:
+        python = python_with(quantizer.packages, environment)
     done = subprocess.run(
-        command,
+        [str(python), str(PROGRAMS / quantizer.program), json.dumps(asked)],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},  # all that it needs lies in the parent's folder
     )
-    told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
+    return _told(done.stdout)
 
 
-def _python(packages: Sequence[str], environment: Path) -> Path:
-    """Of an environment that holds these; it is made if it does not stand there yet."""
-    if not packages:
-        return Path(sys.executable)
-    # The torch that we run on: it is here already, and so all compute with the same.
-    wanted = [f"torch=={metadata.version('torch').partition('+')[0]}", *packages]
-    stamp = environment / "packages.json"
-    python = environment / "bin" / "python"
-    if stamp.exists() and json.loads(stamp.read_text()) == wanted:
-        return python
-    if environment.exists():
-        shutil.rmtree(environment)
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", *wanted]
-    subprocess.run(install, stdout=sys.stderr, check=True)
-    stamp.write_text(json.dumps(wanted))
-    return python
+def _told(said: str) -> dict[str, Any]:
+    """The last line that is a program's own: libraries print what they like, at their end too."""
+    for line in reversed(said.splitlines()):
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(told, dict) and {"seconds", "peak_bytes", "versions"} <= told.keys():
+            return told
+    raise ValueError("it did not say what it cost")
 
 
 def _losses(
     parent: Path, folders: Mapping[str, Path], passages: Sequence[Any]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each folder's weights lost against the parent."""
+) -> Iterator[tuple[str, dict[str, Any] | QuantizeError]]:
+    """What each folder's weights lost against the parent, or why that cannot be told."""
     from dataclasses import asdict
 
     from senryu.quant.compare.measures import measure
@@ -214,7 +211,11 @@ def _losses(
 
     whole = restore(parent)
     for name, folder in folders.items():
-        row = measure(whole, restore(folder), passages).all
+        try:
+            row = measure(whole, restore(folder), passages).all
+        except QuantizeError as problem:
+            yield name, problem
+            continue
         yield (
             name,
             {
@@ -227,7 +228,7 @@ def _losses(
 
 
 def _table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield "| quantizer | KL to the parent, nats | same first token | minutes | peak memory |"
+    yield "| quantizer | KL to the parent, nats | same first token | minutes | host memory |"
     yield "| --- | --- | --- | --- | --- |"
     for name, told in results.items():
         kl = _with_bounds(told["kl"], "{:.4f}")

@@ -1,19 +1,23 @@
 """Intel's AutoRound, as `against_quantizers.py` asks each quantizer for it.
 
 It runs in an environment of its own, where senryu is not. One argument, JSON: the `parent` folder,
-`rows` of token ids (.npy), the folder `out`, `group`, `symmetric` and `iterations`. The last line
-on stdout is JSON: seconds and peak memory.
+`rows` of token ids (.npy), the folder `out`, `group`, `symmetric` and `iterations`. A line on
+stdout is JSON: seconds, peak memory of the process and versions. What is not asked for is set as in
+`quant/schemes/autoround.py`.
 """
 
 import json
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+VERSIONS = ("torch", "transformers", "compressed-tensors", "auto-round")
 
 
 def main(words: str) -> None:
@@ -33,16 +37,24 @@ def main(words: str) -> None:
         dataset=list(rows.split(1)),
         nsamples=len(rows),
         seqlen=rows.shape[1],
-        batch_size=8,
+        batch_size=min(8, len(rows)),
+        scale_dtype="bf16",  # as they are stored, so that it learns with what is kept
         device_map="cuda:0" if torch.cuda.is_available() else "cpu",
+        enable_torch_compile=False,  # minutes before the first step, for small models
     ).quantize_and_save(asked["out"], format="llm_compressor")
-    print(json.dumps({"seconds": time.perf_counter() - begun, "peak_bytes": peak()}))
+    seconds = time.perf_counter() - begun
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "versions": versions()}))
 
 
 def peak() -> int:
     """The most memory that this process ever held."""
     told = Path("/proc/self/status").read_text()
     return int(told.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def versions() -> dict[str, str]:
+    """Of what computed."""
+    return {name: metadata.version(name) for name in VERSIONS}
 
 
 if __name__ == "__main__":

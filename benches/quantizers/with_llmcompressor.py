@@ -1,13 +1,14 @@
 """llm-compressor's GPTQ, as `against_quantizers.py` asks each quantizer for it.
 
 It runs in an environment of its own, where senryu is not. One argument, JSON: the `parent` folder,
-`rows` of token ids (.npy), the folder `out`, `group` and `symmetric`. The last line on stdout is
-JSON: seconds and peak memory.
+`rows` of token ids (.npy), the folder `out`, `group` and `symmetric`. A line on stdout is JSON:
+seconds, peak memory of the process and versions.
 """
 
 import json
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
+
+VERSIONS = ("torch", "transformers", "compressed-tensors", "llmcompressor")
 
 
 def main(words: str) -> None:
@@ -45,13 +48,19 @@ def main(words: str) -> None:
         pipeline="sequential",  # each layer reads what the ones before it, rounded, give
     )
     model.save_pretrained(asked["out"], save_compressed=True)
-    print(json.dumps({"seconds": time.perf_counter() - begun, "peak_bytes": peak()}))
+    seconds = time.perf_counter() - begun
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "versions": versions()}))
 
 
 def peak() -> int:
     """The most memory that this process ever held."""
     told = Path("/proc/self/status").read_text()
     return int(told.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def versions() -> dict[str, str]:
+    """Of what computed."""
+    return {name: metadata.version(name) for name in VERSIONS}
 
 
 if __name__ == "__main__":

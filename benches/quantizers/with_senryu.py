@@ -1,12 +1,14 @@
 """senryu's own rounding, as `against_quantizers.py` asks each quantizer for it.
 
 One argument, JSON: the `parent` folder, `rows` of token ids (.npy), the folder `out`, `group`,
-`symmetric` and `rounding`. The last line on stdout is JSON: seconds and peak memory.
+`symmetric` and `rounding`. A line on stdout is JSON: seconds, peak memory of the process and
+versions.
 """
 
 import json
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from senryu.quant.layers import Work, quantize_layers
 from senryu.quant.parent import open_parent
 from senryu.quant.progress import Silent
 from senryu.quant.schemes.w4a16 import W4A16
+
+VERSIONS = ("torch", "transformers", "compressed-tensors")
 
 
 def main(words: str) -> None:
@@ -34,13 +38,19 @@ def main(words: str) -> None:
     quantize_layers(parent, scheme, tokens, work, "bench", Silent())
     layers = [work.layer(index) for index in range(parent.config.num_hidden_layers)]
     assemble(out, parent, layers, scheme.config(["lm_head"]))
-    print(json.dumps({"seconds": time.perf_counter() - begun, "peak_bytes": peak()}))
+    seconds = time.perf_counter() - begun
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "versions": versions()}))
 
 
 def peak() -> int:
     """The most memory that this process ever held."""
     told = Path("/proc/self/status").read_text()
     return int(told.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def versions() -> dict[str, str]:
+    """Of what computed."""
+    return {name: metadata.version(name) for name in VERSIONS}
 
 
 if __name__ == "__main__":
