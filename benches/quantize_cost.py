@@ -1,23 +1,27 @@
 """What quantizing costs: seconds and memory of `senryu quantize`, and what they come to for 8B.
 
     python -m senryu.benches.quantize_cost             # the embedded model
-    python -m senryu.benches.quantize_cost --shape 8b  # one decoder layer of that size
+    python -m senryu.benches.quantize_cost --shape 8b  # decoder layers of that size
 
-Each run is a process of its own, so that its peak is its own. Decoder layers follow each other and
-nothing of one stays in memory, so a model of n layers takes n times as long as one, and as much
-memory. The last line is JSON.
+Each run is a process of its own, so that its peak is its own. Of a shape there are two runs, with
+one layer and with two: the last layer of a model is led through only once, to be measured, and the
+layers before it a second time, so one alone is no measure of the others. Decoder layers follow each
+other and nothing of one stays in memory, so every further layer takes as long as the second and no
+more memory. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,10 +29,26 @@ from typing import Any
 
 from senryu.server.device import detect
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Of a model that is made of random weights."""
+
+    width: int
+    mlp: int
+    heads: int
+    key_heads: int
+    layers: int
+    """Of the whole model."""
+    tied: bool
+    """Whether the head is the embedding once more."""
+    vocabulary: int = 128_256
+    """More than the tokenizer that lies beside it has; nothing looks at the rest."""
+
+
 SHAPES = {
-    # width, width of the MLP, heads, heads of keys and values, layers of the whole model
-    "1b": (2048, 8192, 32, 8, 16),
-    "8b": (4096, 14336, 32, 8, 32),
+    "1b": Shape(width=2048, mlp=8192, heads=32, key_heads=8, layers=16, tied=True),
+    "8b": Shape(width=4096, mlp=14336, heads=32, key_heads=8, layers=32, tied=False),
 }
 EMPTY = "import torch, transformers, safetensors, compressed_tensors"
 """What every run needs in memory before it does anything."""
@@ -37,15 +57,20 @@ EMPTY = "import torch, transformers, safetensors, compressed_tensors"
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or the status of the command that failed."""
     parser = argparse.ArgumentParser(prog="python -m senryu.benches.quantize_cost")
-    parser.add_argument("--shape", choices=SHAPES, help="random weights of this size, one layer")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this size")
     parser.add_argument("words", nargs="*", help="more words for senryu quantize, behind --")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="senryu-cost-") as place:
-        model = _embedded() if arguments.shape is None else _random(Path(place), arguments.shape)
-        before = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-        libraries = _run([sys.executable, "-c", EMPTY])["peak_bytes"]
-        words = ["quantize", str(model), "--out", f"{place}/out", *arguments.words]
-        spent = _run([sys.executable, "-m", "senryu.quant", *words[1:]])
+    libraries = _run([sys.executable, "-c", EMPTY])["peak_bytes"]
+    runs = []
+    for layers in (None,) if arguments.shape is None else (1, 2):
+        with tempfile.TemporaryDirectory(prefix="senryu-cost-") as place:
+            model = _embedded() if layers is None else _made(Path(place), arguments.shape, layers)
+            size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+            words = [str(model), "--out", f"{place}/out", *arguments.words]
+            spent = _run([sys.executable, "-m", "senryu.quant", *words])
+        runs.append({"layers": layers, **spent, "model_bytes": size})
+        print(_sentence(runs[-1]), flush=True)
+    print(f"Of the peaks {_mb(libraries)} are the libraries'.")
     record: dict[str, Any] = {
         "bench": "quantize cost",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,22 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "torch": metadata.version("torch"),
         "model": arguments.shape or "embedded",
         "words": arguments.words,
-        **spent,
+        "runs": runs,
         "libraries_bytes": libraries,
-        "model_bytes": before,
-        "peak_over_model": round(spent["peak_bytes"] / before, 2),
+        "peak_bytes": runs[-1]["peak_bytes"],
     }
-    print(f"{spent['seconds']:.0f} s, {spent['cpu_seconds']:.0f} s of CPU", end="; ")
-    print(
-        f"peak {_mb(spent['peak_bytes'])}, of which {_mb(libraries)} are the libraries'", end="; "
-    )
-    print(f"the model has {_mb(before)}")
     if arguments.shape is not None:
-        layers = SHAPES[arguments.shape][-1]
-        record["whole_model_hours"] = round(spent["seconds"] * layers / 3600, 2)
-        print(f"All {layers} layers: about {record['whole_model_hours']} h on this machine")
+        count = SHAPES[arguments.shape].layers
+        seconds = whole_seconds(runs[0]["seconds"], runs[1]["seconds"], count)
+        record["whole_model"] = {"layers": count, "hours": round(seconds / 3600, 2)}
+        hours = record["whole_model"]["hours"]
+        print(f"All {count} layers: about {hours} h on this machine")
     print(json.dumps(record))
     return 0
+
+
+def whole_seconds(one: float, two: float, layers: int) -> float:
+    """Of a model with so many layers, from the seconds of runs with one and with two."""
+    return one + (layers - 1) * (two - one)
 
 
 def _run(command: list[str]) -> dict[str, Any]:
@@ -91,28 +117,46 @@ def _embedded() -> Path:
     return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
 
 
-def _random(place: Path, shape: str) -> Path:
-    """A folder with one decoder layer of random weights, under the embedded model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+def _made(place: Path, shape: str, layers: int) -> Path:
+    """A folder of `_random`. It is made in a process of its own: a child's peak begins at what its
+    parent holds when it is started, and this model would be in all of ours."""
+    folder = place / "model"
+    asked = (folder, SHAPES[shape], layers, _embedded())
+    child = multiprocessing.get_context("spawn").Process(target=_random, args=asked)
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise SystemExit(child.exitcode)
+    return folder
 
-    width, mlp, heads, key_heads, _ = SHAPES[shape]
-    tokenizer = AutoTokenizer.from_pretrained(_embedded())
+
+def _random(folder: Path, shape: Shape, layers: int, tokenizer_of: Path) -> None:
+    """Fill a folder with decoder layers of random weights, under a tokenizer of another model."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=mlp,
-        num_hidden_layers=1,
-        num_attention_heads=heads,
-        num_key_value_heads=key_heads,
-        tie_word_embeddings=True,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        tie_word_embeddings=shape.tied,
         dtype=torch.bfloat16,
     )
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    LlamaForCausalLM(config).save_pretrained(place / "model")
-    tokenizer.save_pretrained(place / "model")
-    return place / "model"
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _sentence(run: dict[str, Any]) -> str:
+    what = {None: "the whole model", 1: "1 layer", 2: "2 layers"}[run["layers"]]
+    return (
+        f"{what}: {run['seconds']:.0f} s, {run['cpu_seconds']:.0f} s of CPU; "
+        f"peak {_mb(run['peak_bytes'])}; the folder has {_mb(run['model_bytes'])}"
+    )
 
 
 def _mb(size: int) -> str:
