@@ -24,7 +24,10 @@ def main(argv: list[str]) -> int:
     """0 when done, 1 when the machine stood in the way, 2 when the words were wrong, 3 when the
     gate is closed."""
     try:
-        arguments = _parser().parse_args(argv or ["--help"])
+        parser = _parser()
+        arguments = parser.parse_args(argv or ["--help"])
+        if arguments.gate and arguments.quick:
+            parser.error("--gate judges by the whole measure: leave --quick out.")
     except SystemExit as leave:  # argparse has said why
         return leave.code if isinstance(leave.code, int) else 2
     try:
@@ -100,6 +103,7 @@ def _compared(arguments: argparse.Namespace) -> int:
         speech=recipe.speech and not arguments.no_speech,
         speed=recipe.speed and not arguments.no_speed,
     )
+    _refuse_late_trouble(arguments)
     from .run import compare
 
     with Bar() as progress:
@@ -115,19 +119,48 @@ def _compared(arguments: argparse.Namespace) -> int:
 
 
 def tell(found: Comparison, candidate: Path, out: Path) -> int:
-    """Write the report, print the table, and where it was judged mark the candidate."""
+    """Print the table, where it was judged mark the candidate, and write the report last: of all
+    of them a full disk may cost it alone."""
     from .gate import mark
     from .report import table, write
 
-    report = write(found, out)
-    print(table(found))
-    print(report)
-    if found.broken is None:
-        return 0
-    mark(candidate, found.broken)
-    for each in found.broken:
-        print(f"Not to be served: {each}.", file=sys.stderr)
-    return BROKEN if found.broken else 0
+    print(table(found), flush=True)
+    if found.broken is not None:
+        for each in found.broken:
+            print(f"Not to be served: {each}.", file=sys.stderr)
+        mark(candidate, found.broken)
+    status = BROKEN if found.broken else 0
+    try:
+        print(write(found, out))
+    except OSError as problem:
+        print(
+            f"The report cannot be written into {out} ({problem.strerror}); the figures above "
+            "hold. Make room or name another folder with --out.",
+            file=sys.stderr,
+        )
+        return status or 1
+    return status
+
+
+def _refuse_late_trouble(arguments: argparse.Namespace) -> None:
+    """What would only be found after everything was measured. Raises QuantizeError, OSError."""
+    import tempfile
+
+    from senryu.quant.errors import QuantizeError
+    from senryu.server.manifest import MANIFEST_NAME
+
+    candidate: Path = arguments.candidate
+    if not (candidate / "config.json").is_file():
+        return  # no model at all: it is said where it is read
+    if arguments.gate and not (candidate / MANIFEST_NAME).is_file():
+        raise QuantizeError(
+            f"{candidate} has no manifest that a verdict could stand in: take a folder that "
+            "senryu quantize wrote, or leave --gate out."
+        )
+    out: Path = arguments.out or candidate
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
 
 
 def _parent(word: str, progress: object) -> Path:

@@ -7,10 +7,10 @@ what the gate asks.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
 
 from senryu.quant.errors import QuantizeError
 
@@ -30,7 +30,8 @@ class Bounds:
     """At least: the share of positions with the same first choice."""
 
     tool_validity_drop: float | None = 1.0
-    """At most, in points: valid calls of 100 begun ones, less than the parent's."""
+    """At most, in points: valid calls of 100 of the parent's, free to call and begun for it, less than the
+    parent's; the worse of the two counts."""
 
     match: float | None = None
     """At least: the share of recorded turns where the same tools are called as by the parent."""
@@ -64,7 +65,7 @@ class CompareRecipe:
     speech: bool = True
     """Whether both models are served and asked."""
 
-    turns: int = 24
+    turns: int = 48
     """Recorded turns with a tool call that are asked again."""
 
     structured: int = 12
@@ -95,7 +96,12 @@ class CompareRecipe:
     def quick(self) -> CompareRecipe:
         """Less of everything, for a first look."""
         return dataclasses.replace(
-            self, tokens=2048, turns=6, structured=4, max_tokens=48, rounds=1
+            self,
+            tokens=min(self.tokens, 2048),
+            turns=min(self.turns, 6),
+            structured=min(self.structured, 4),
+            max_tokens=min(self.max_tokens, 48),
+            rounds=1,
         )
 
 
@@ -107,42 +113,49 @@ def read_recipe(file: Path) -> CompareRecipe:
         raise QuantizeError(f"{file} cannot be read: {problem.strerror}.") from problem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise QuantizeError(f"{file} is not valid TOML: {problem}.") from problem
+    from senryu.distill.recipe import RecipeError
+    from senryu.distill.recipe_file import built
+
+    for name in told:
+        if name not in _TABLES:
+            raise QuantizeError(
+                f"{file}: {name} is no table of a recipe; it takes {', '.join(_TABLES)}."
+            )
     own = told.get("compare", {})
-    bounds = told.get("bounds", {})
-    for name, table in (("compare", own), ("bounds", bounds)):
-        if not isinstance(table, dict):
-            raise QuantizeError(f"{file}: {name} must be a table; write [{name}].")
-    if "bounds" in own:
+    if isinstance(own, dict) and "bounds" in own:
         raise QuantizeError(f"{file}: write the bounds under [bounds].")
-    asked = _values(Bounds, bounds, f"{file}: bounds")
+    if told.get("bounds") == {}:
+        raise QuantizeError(
+            f"{file}: [bounds] is empty and would let everything through: name a bound, or leave "
+            "the table out for the defaults."
+        )
+    try:
+        recipe: CompareRecipe = built(CompareRecipe, own, "compare")
+        asked: Bounds = built(Bounds, told.get("bounds", {}), "bounds")
+    except (RecipeError, OverflowError) as problem:
+        raise QuantizeError(f"{file}: {problem}") from problem
+    _refuse_nothing(recipe, asked, file)
+    if "bounds" not in told:
+        return recipe
     # Who names bounds names all of them: TOML has no word for one that asks nothing.
-    kept = dataclasses.replace(Bounds.none(), **asked) if "bounds" in told else Bounds()
-    return CompareRecipe(**_values(CompareRecipe, own, f"{file}: compare"), bounds=kept)
+    only = {name: getattr(asked, name) for name in told["bounds"]}
+    return dataclasses.replace(recipe, bounds=dataclasses.replace(Bounds.none(), **only))
 
 
-def _values(shape: type[Any], told: dict[str, Any], where: str) -> dict[str, Any]:
-    import difflib
-
-    hints = get_type_hints(shape)
-    for key in told:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(hints)}."
-            raise QuantizeError(f"{where}.{key} is no key of a comparison; {hint}")
-    return {key: _value(value, hints[key], f"{where}.{key}") for key, value in told.items()}
+_TABLES = ("scheme", "calibration", "mixed", "qad", "compare", "bounds")
+"""Of the one file that `senryu quantize` and `senryu compare` both read."""
 
 
-def _value(told: Any, hint: Any, where: str) -> Any:
-    if hint == tuple[int, ...]:
-        whole = isinstance(told, list) and all(type(each) is int and each > 0 for each in told)
-        if not whole or not told:
-            raise QuantizeError(f"{where} is {told!r}; it takes a list of whole numbers from 1 on.")
-        return tuple(told)
-    if hint is bool and type(told) is bool:
-        return told
-    if hint is int and type(told) is int and told > 0:
-        return told
-    if float in get_args(hint) and type(told) in (int, float) and told >= 0:
-        return float(told)
-    nouns = {bool: "true or false", int: "a whole number from 1 on"}
-    raise QuantizeError(f"{where} is {told!r}; it takes {nouns.get(hint, 'a number from 0 on')}.")
+def _refuse_nothing(recipe: CompareRecipe, bounds: Bounds, file: Path) -> None:
+    """What a number may be by itself and not in this place."""
+    for each in dataclasses.fields(recipe):
+        value = getattr(recipe, each.name)
+        if type(value) is int and value < 1:
+            raise QuantizeError(
+                f"{file}: compare.{each.name} is {value}; it takes a whole number from 1 on."
+            )
+    if not recipe.streams or min(recipe.streams) < 1:
+        raise QuantizeError(f"{file}: compare.streams takes a list of whole numbers from 1 on.")
+    for name, bound in dataclasses.asdict(bounds).items():
+        if bound is not None and not 0 <= bound < math.inf:
+            raise QuantizeError(f"{file}: bounds.{name} is {bound:g}; it takes numbers from 0 on.")

@@ -92,8 +92,8 @@ def table(found: Comparison) -> str:
         rows += [
             (
                 f"tokens a second, {_streams(each.streams)}",
-                f"{fmean(each.parent):.1f}",
-                f"{fmean(each.candidate):.1f}",
+                _rate(fmean(each.parent)),
+                _rate(fmean(each.candidate)),
             )
             for each in found.speed.rates
         ]
@@ -154,17 +154,19 @@ def _headline(found: Comparison) -> Cards:
         )
     )
     if found.speech:
-        told = [found.speech.valid(who, "auto", "begun") for who in _BOTH]
+        worse = found.speech.worse_calls
+        told = [found.speech.kept(who, worse) for who in _BOTH]
+        how = "free to call" if worse == "auto" else "begun for both"
         cards.append(
-            Card("Valid tool calls", f"{told[0]} → {told[1]}", "of those begun, without a grammar")
+            Card("Valid tool calls", f"{told[0]} → {told[1]}", f"where the parent calls, {how}")
         )
     if found.speed:
         first = found.speed.rates[0]
         cards.append(
             Card(
                 f"Speed at {_streams(first.streams)}",
-                f"{fmean(first.parent):.1f} → {fmean(first.candidate):.1f}",
-                f"tokens a second, {first.ratio:.2f} times as fast",
+                f"{_rate(fmean(first.parent))} → {_rate(fmean(first.candidate))}",
+                f"tokens a second, {first.times} as fast",
             )
         )
     return Cards(tuple(cards))
@@ -179,7 +181,8 @@ def _judged(found: Comparison) -> tuple[Part, ...]:
 
 
 def _advice(found: Comparison, speed: Speed) -> str:
-    told = verdict(speed.rates, _scheme(found.candidate.scheme), _scheme(found.parent.scheme))
+    names = _scheme(found.candidate.scheme), _scheme(found.parent.scheme)
+    told = verdict(speed.rates, *names, advise=not found.broken)
     return f"Here {told}"
 
 
@@ -224,8 +227,13 @@ def _speed(found: Comparison) -> tuple[Part, ...]:
 
 
 def _rounds(rates: tuple[float, ...]) -> str:
-    told = f"{fmean(rates):.1f}"
-    return told if len(rates) < 2 else f"{told} ({min(rates):.1f} to {max(rates):.1f})"
+    told = _rate(fmean(rates))
+    return told if len(rates) < 2 else f"{told} ({_rate(min(rates))} to {_rate(max(rates))})"
+
+
+def _rate(told: float) -> str:
+    """Three digits: more is noise."""
+    return f"{told:.{0 if told >= 100 else 1 if told >= 10 else 2}f}"
 
 
 _NAMES = {ALL: "all text", ANSWERS: "answers alone"}
@@ -322,6 +330,9 @@ def _speech(found: Comparison) -> tuple[Part, ...]:
     columns = ("", found.parent.scheme, found.candidate.scheme)
     apart = [pair for pair in speech.pairs if pair.parent.text != pair.candidate.text]
     parts: list[Part] = [Table(columns, tuple(_speech_rows(speech))), Text(_ASKED)]
+    if speech.left_out:
+        count = len(speech.left_out)
+        parts.append(Text(f"Left out: {count} questions that only one of them could be asked."))
     if apart:
         parts.append(
             Text(f"Of {len(speech.pairs)} answers {len(apart)} differ. The first of them:")
@@ -368,7 +379,7 @@ def _made(found: Comparison) -> tuple[Part, ...]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in held.kinds.items())
     rows = [
         ("how it was made", " ".join(found.made) or "not known"),
-        ("fitted to", _fitted(found.calibration)),
+        ("fitted to", _fitted(found) if found.made else "not known"),
         ("held-out text", f"{held.name}: {held.tokens:,} tokens, {kinds}"),
         ("languages in it", ", ".join(held.languages)),
         ("held-out text, SHA-256", held.sha256),
@@ -382,7 +393,8 @@ def _made(found: Comparison) -> tuple[Part, ...]:
     return (Table(("", ""), tuple(rows), numbers=False), Verbatim("The recipe", recipe))
 
 
-def _fitted(calibration: Mapping[str, object] | None) -> str:
+def _fitted(found: Comparison) -> str:
+    calibration = found.calibration
     if not calibration:
         return "nothing: each weight was rounded by itself"
     known = ("name", "tokens", "kinds", "languages", "sha256")

@@ -36,6 +36,23 @@ class Rate:
         """Candidate over parent."""
         return fmean(self.candidate) / fmean(self.parent)
 
+    @property
+    def alike(self) -> bool:
+        """Whether they cannot be told apart: hardly a difference, or rounds that overlap."""
+        overlap = (
+            min(len(self.parent), len(self.candidate)) > 1
+            and min(self.parent) <= max(self.candidate)
+            and min(self.candidate) <= max(self.parent)
+        )
+        return overlap or abs(self.ratio - 1) <= ALIKE
+
+    @property
+    def times(self) -> str:
+        """In front of `as fast`."""
+        if self.alike:
+            return "about"
+        return f"{self.ratio:.{'2g' if self.ratio < 10 else '0f'}} times"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
@@ -62,15 +79,18 @@ def rates(streams: Sequence[int], rounds: int, parent: Timed, candidate: Timed) 
     return tuple(found)
 
 
-def verdict(found: Sequence[Rate], candidate: str, parent: str) -> str:
-    """Which to serve on this machine, in a sentence. `candidate` and `parent` are schemes."""
+def verdict(found: Sequence[Rate], candidate: str, parent: str, *, advise: bool = True) -> str:
+    """How fast both are on this machine and which to serve, in a sentence. `candidate` and
+    `parent` are schemes."""
     first, *others = found
     unit = "stream" if first.streams == 1 else "streams"
-    parts = [f"{first.ratio:.2g} times as fast as {parent} at {first.streams} {unit}"]
-    parts += [f"{each.ratio:.2g} times at {each.streams}" for each in others]
+    parts = [f"{first.times} as fast as {parent} at {first.streams} {unit}"]
+    parts += [f"{each.times} as fast at {each.streams}" for each in others]
     told = f"{candidate} is {_listed(parts)}"
-    slower = [each.streams for each in found if each.ratio < 1 - ALIKE]
-    faster = [each.streams for each in found if each.ratio > 1 + ALIKE]
+    slower = [each.streams for each in found if each.ratio < 1 and not each.alike]
+    faster = [each.streams for each in found if each.ratio > 1 and not each.alike]
+    if not advise:
+        return f"{told}."
     if not slower:
         advice = f"serve {candidate}" if faster else f"serve {candidate} for its size"
     elif len(slower) == len(found):

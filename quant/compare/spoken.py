@@ -9,6 +9,7 @@ and where conversations lie.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -137,6 +138,8 @@ class Speech:
     """What both said."""
 
     pairs: tuple[Pair, ...]
+    left_out: tuple[Mode, ...] = ()
+    """Of each question that only one of them could be asked."""
 
     def called(self, who: Who, mode: Mode) -> Share:
         """Answers that begin a call, of the turns where one was recorded."""
@@ -164,10 +167,25 @@ class Speech:
         """Answers that are equal to the letter."""
         return self._share((mode,), lambda pair: pair.candidate.text == pair.parent.text)
 
+    def kept(self, who: Who, mode: Mode) -> Share:
+        """Valid calls, of the turns where the parent calls: whoever is silent there has none."""
+        return self._share(
+            (mode,), lambda pair: pair.of(who).valid, lambda pair: pair.parent.called
+        )
+
+    @property
+    def worse_calls(self) -> Mode:
+        """The mode without a grammar that loses more valid calls."""
+        return max(FREE, key=lambda mode: _or_least(self._calls_lost(mode)))
+
     @property
     def tool_validity_drop(self) -> float | None:
-        """Points: valid calls of 100 that were begun without a grammar, less than the parent's."""
-        return _drop(self.valid("parent", *FREE), self.valid("candidate", *FREE))
+        """Points: valid calls of 100 of the parent's, made without a grammar, less than the
+        parent's; the worse of both ways to ask."""
+        return self._calls_lost(self.worse_calls)
+
+    def _calls_lost(self, mode: Mode) -> float | None:
+        return _drop(self.kept("parent", mode), self.kept("candidate", mode))
 
     @property
     def match(self) -> float | None:
@@ -201,6 +219,10 @@ def _same(some: Sequence[Call], others: Sequence[Call], inputs: bool) -> bool:
     if inputs:
         return bool(some) and list(some) == list(others)
     return bool(some) and [each.name for each in some] == [each.name for each in others]
+
+
+def _or_least(drop: float | None) -> float:
+    return -math.inf if drop is None else drop
 
 
 def _drop(parent: Share, candidate: Share) -> float | None:
@@ -321,8 +343,12 @@ def _words(message: Message) -> Iterator[str]:
 def paired(
     asked: Sequence[Question], parent: Mapping[str, Said], candidate: Mapping[str, Said]
 ) -> Speech:
-    """Both models' answers, by the questions' keys; what one could not be asked is left out."""
+    """Both models' answers, by the questions' keys; what one could not be asked is left out
+    and counted."""
     return Speech(
+        left_out=tuple(
+            each.mode for each in asked if (each.key in parent) != (each.key in candidate)
+        ),
         pairs=tuple(
             Pair(
                 id=each.id,
@@ -335,5 +361,5 @@ def paired(
             )
             for each in asked
             if each.key in parent and each.key in candidate
-        )
+        ),
     )

@@ -1,5 +1,6 @@
 """`senryu compare` on two tiny folders, without the engine: what it prints, writes and returns."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from senryu.quant.compare.cli import main
+from senryu.quant.compare.cli import main, tell
+from senryu.quant.compare.comparison import Comparison
 from senryu.server.manifest import Manifest
 
 # torch's own, when compressed-tensors first meets it.
@@ -84,3 +86,31 @@ def test_wrong_words_are_status_2(capsys: Any) -> None:
     assert main(["only-one"]) == 2
     assert main([]) == 0
     assert "PARENT" in capsys.readouterr().out
+
+
+def test_a_first_look_is_no_verdict(capsys: Any) -> None:
+    assert main(["a", "b", "--quick", "--gate"]) == 2
+    assert "leave --quick out" in capsys.readouterr().err
+
+
+def test_what_would_come_too_late_is_said_before(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    words = [str(tmp_path / "parent"), str(tmp_path)]
+    assert main([*words, "--gate"]) == 1
+    assert "no manifest that a verdict" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "config.json")]) == 1
+    assert "name another folder with --out" in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_neither_table_nor_verdict(
+    found: Comparison, folders: tuple[Path, Path], candidate: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").touch()
+    judged = dataclasses.replace(found, broken=("the KL is 3",))
+    assert tell(judged, candidate, tmp_path / "file") == 3
+    told = capsys.readouterr()
+    assert "KL, nats a token" in told.out
+    assert "report cannot be written" in told.err
+    made = Manifest.read(candidate)
+    assert made
+    assert made.servable is False

@@ -42,7 +42,7 @@ def test_two_folders_are_compared_wholly(folders: tuple[Path, Path], source: Pat
     assert all(each.ratio > 0 for each in found.speed.rates)
     assert found.speed.candidate_load_seconds > 0
     assert found.broken is not None
-    assert "times as fast as bf16 at 1 stream" in table(found)
+    assert "as fast as bf16 at 1 stream" in table(found)
     assert "What it says when it is served" in render(found)
 
 

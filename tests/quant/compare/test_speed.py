@@ -40,15 +40,16 @@ def rate(streams: int, ratio: float) -> Rate:
     [
         (
             (2.31, 0.9),
-            "4-bit is 2.3 times as fast as bf16 at 1 stream and 0.9 times at 64: at 64 serve bf16.",
+            "4-bit is 2.3 times as fast as bf16 at 1 stream and 0.9 times as fast at 64: "
+            "at 64 serve bf16.",
         ),
         (
             (2, 1.5, 1.2),
-            "4-bit is 2 times as fast as bf16 at 1 stream, 1.5 times at 8 and 1.2 times at 64: "
-            "serve 4-bit.",
+            "4-bit is 2 times as fast as bf16 at 1 stream, 1.5 times as fast at 8 and "
+            "1.2 times as fast at 64: serve 4-bit.",
         ),
         ((0.5,), "4-bit is 0.5 times as fast as bf16 at 1 stream: serve bf16 where the memory"),
-        ((1.01,), "4-bit is 1 times as fast as bf16 at 1 stream: serve 4-bit for its size."),
+        ((1.01,), "4-bit is about as fast as bf16 at 1 stream: serve 4-bit for its size."),
     ],
 )
 def test_the_verdict_says_which_to_serve(ratios: tuple[float, ...], words: str) -> None:

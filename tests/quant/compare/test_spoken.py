@@ -85,7 +85,8 @@ def test_figures_count_what_was_begun(speech: Speech) -> None:
     assert speech.called("candidate", "auto") == Share(1, 2)
     assert speech.valid("parent", "auto", "begun") == Share(3, 4)
     assert speech.valid("candidate", "auto", "begun") == Share(2, 3)
-    assert speech.tool_validity_drop == pytest.approx(75 - 200 / 3)
+    assert speech.kept("candidate", "auto") == Share(1, 2)  # silence is no valid call
+    assert speech.tool_validity_drop == 50
     assert speech.as_recorded("parent", "forced", inputs=False) == Share(1, 2)
     assert speech.as_recorded("candidate", "forced", inputs=True) == Share(0, 2)
     assert speech.alike("forced", inputs=False) == Share(2, 2)
@@ -106,4 +107,6 @@ def test_only_what_both_were_asked_is_compared(source: Path) -> None:
     asked = questions(conversations(source, held_out=True), turns=1, structured=0)
     mine = {each.key: said("a") for each in asked}
     its = {each.key: said("b") for each in asked[:2]}
-    assert [pair.mode for pair in paired(asked, mine, its).pairs] == ["auto", "begun"]
+    told = paired(asked, mine, its)
+    assert [pair.mode for pair in told.pairs] == ["auto", "begun"]
+    assert told.left_out == ("forced",)
