@@ -316,6 +316,12 @@ def _refuse_strangers(parent: Model, quantized: Model, passages: Sequence[Passag
             f"The quantized model has {len(quantized.model.layers)} layers and the parent "
             f"{len(parent.model.layers)}: name the 16-bit folder that it was made of."
         )
+    widths = [int(model.lm_head.weight.shape[1]) for model in (parent, quantized)]
+    if widths[0] != widths[1]:
+        raise QuantizeError(
+            f"The quantized model's hidden states have {widths[1]} numbers and the parent's "
+            f"{widths[0]}: name the 16-bit folder that it was made of."
+        )
     rows = [int(model.lm_head.weight.shape[0]) for model in (parent, quantized)]
     largest = max(int(each.token_ids.max()) for each in passages)
     if rows[0] != rows[1] or largest >= rows[0]:
@@ -324,3 +330,10 @@ def _refuse_strangers(parent: Model, quantized: Model, passages: Sequence[Passag
             f"token {largest}: compare a folder with the 16-bit folder that it was made of, on "
             "text of their tokenizer."
         )
+    its = {name: each.shape for name, each in quantized.named_parameters()}
+    for name, each in parent.named_parameters():
+        if its.get(name) != each.shape:
+            raise QuantizeError(
+                f"The quantized model's {name} has another shape than the parent's: name the "
+                "16-bit folder that it was made of."
+            )

@@ -30,8 +30,8 @@ class Bounds:
     """At least: the share of positions with the same first choice."""
 
     tool_validity_drop: float | None = 1.0
-    """At most, in points: valid calls of 100 of the parent's, free to call and begun for it, less than the
-    parent's; the worse of the two counts."""
+    """At most, in points: valid calls of 100 of the parent's, free to call and begun for it, less
+    than the parent's; the worse of the two counts."""
 
     match: float | None = None
     """At least: the share of recorded turns where the same tools are called as by the parent."""

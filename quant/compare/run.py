@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from senryu.quant.errors import QuantizeError
 from senryu.quant.progress import Progress, Silent
 from senryu.server.device import Device, detect
-from senryu.server.manifest import Manifest, describe_folder, record_files
+from senryu.server.manifest import Manifest, describe_folder
 
 from .comparison import Comparison, HeldOut, Side
 from .gate import judge
@@ -42,6 +42,8 @@ _PACKAGES = (
 _KV_GIB: Mapping[str, float] = {"cpu": 1.0, "gpu": 4.0}
 """For each of the two: both are open while they are timed."""
 _OURS = ("report.html", "report.json")
+_WORDS = (".json", ".jinja", ".model", ".txt")
+"""How files of configs, templates and tokenizers end."""
 
 
 def compare(
@@ -200,9 +202,9 @@ def _served(
     speaks = recipe.speech and bool(asked)
     progress.begin(4)
 
-    def open_one(folder: Path) -> contextlib.AbstractContextManager[Served]:
+    def open_one(folder: Path, **more: str) -> contextlib.AbstractContextManager[Served]:
         kv = _KV_GIB[device.kind]
-        return serve(folder, kv_memory_gib=kv, streams=max(recipe.streams))
+        return serve(folder, kv_memory_gib=kv, streams=max(recipe.streams), **more)
 
     def say(served: Served) -> dict[str, Said]:
         told = served.say(recipe, source) if speaks else {}
@@ -216,7 +218,9 @@ def _served(
         if not recipe.speed:
             stack.close()
         progress.stage("the quantized model is served and asked")
-        second = stack.enter_context(open_one(candidate))
+        # Two are open at once only where they are timed.
+        more = {"advice": "--no-speed"} if recipe.speed and speaks else {}
+        second = stack.enter_context(open_one(candidate, **more))
         its = say(second)
         speed = _timed(first, second, recipe, progress) if recipe.speed else None
     return (paired(asked, mine, its) if speaks else None), speed
@@ -265,18 +269,31 @@ def _refuse_itself(parent: Path, candidate: Path, described: Manifest) -> None:
 
 
 def _side(folder: Path, manifest: Manifest, shapes: Mapping[str, Sequence[int]]) -> Side:
-    files = dict(manifest.files) or {
-        name: each for name, each in record_files(folder).items() if name not in _OURS
-    }
-    told = {name: each.sha256 for name, each in files.items() if not name.endswith(".md")}
+    files: Mapping[str, object] = manifest.files or dict.fromkeys(_loaded(folder))
+    told = {name: each.sha256 for name, each in manifest.files.items() if not name.endswith(".md")}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     scheme = manifest.scheme
     return Side(
         name=manifest.model_id,
         scheme=f"{scheme}, group {manifest.group_size}" if manifest.group_size else scheme,
         bytes=folder_bytes(folder, files),
         weight_bits=weight_bits(stored_bytes(folder), shapes),
-        sha256=hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest(),
+        sha256=digest if told else "not recorded",
     )
+
+
+def _loaded(folder: Path) -> list[str]:
+    """The files that a folder without a manifest is loaded from: not the same weights again in
+    another format."""
+    from senryu.quant.restore import _files  # what `restore` itself reads
+
+    weights = {each.name for each in _files(folder)}
+    words = {
+        each.name
+        for each in folder.iterdir()
+        if each.is_file() and each.suffix in _WORDS and each.name not in _OURS
+    }
+    return sorted(weights | words)
 
 
 def _notes(measures: Measures) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -25,6 +26,9 @@ from .spoken import Call, Said
 
 _PATIENCE = 30.0
 """Seconds that an engine gets to end by itself."""
+_LONGEST = 7200.0
+"""Seconds that one order may take: a slow machine that answers all questions needs many."""
+_WITHOUT = "--no-speech --no-speed"
 
 
 @dataclass(slots=True, eq=False)
@@ -58,8 +62,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *, kv_memory_gib: float, streams: int) -> Iterator[Served]:
-    """Open the folder as `senryu serve` would. Raises QuantizeError."""
+def serve(
+    folder: Path, *, kv_memory_gib: float, streams: int, advice: str = _WITHOUT
+) -> Iterator[Served]:
+    """Open the folder as `senryu serve` would. Raises QuantizeError, with `advice` where it does
+    not open."""
     heard, told = os.pipe()
     begun = time.monotonic()
     command = [sys.executable, "-m", "senryu.quant.compare.speaker", str(told)]
@@ -81,31 +88,44 @@ def serve(folder: Path, *, kv_memory_gib: float, streams: int) -> Iterator[Serve
                 "kv_memory_gib": kv_memory_gib,
                 "streams": streams,
             }
-            _answer(folder, child, lines, order)
+            _answer(folder, child, lines, order, advice)
             yield Served(folder, time.monotonic() - begun, child, lines)
+        except BaseException:  # Ctrl-C too: the child ends at once when nobody gives it orders
+            assert child.stdin, "it was opened with a pipe"
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+            raise
         finally:
             _end(child)
 
 
 def _answer(
-    folder: Path, child: subprocess.Popen[str], heard: Any, order: Mapping[str, Any]
+    folder: Path,
+    child: subprocess.Popen[str],
+    heard: Any,
+    order: Mapping[str, Any],
+    advice: str = _WITHOUT,
 ) -> dict[str, Any]:
     assert child.stdin, "it was opened with a pipe"
     line = ""
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(json.dumps(order) + "\n")
         child.stdin.flush()
+        if not select.select([heard], [], [], _LONGEST)[0]:
+            raise QuantizeError(
+                f"The engine that serves {folder} has not answered for {_LONGEST / 60:.0f} "
+                f"minutes: compare without it, with {advice}."
+            )
         line = heard.readline()
     if not line:
         raise QuantizeError(
             f"The engine that served {folder} ended by itself; the lines above say why. Compare "
-            "without it: --no-speech --no-speed."
+            f"without it: {advice}."
         )
     told: dict[str, Any] = json.loads(line)
     if "error" in told:
         raise QuantizeError(
-            f"{folder} cannot be served here ({told['error']}): compare without the engine, with "
-            "--no-speech --no-speed."
+            f"{folder} cannot be served here ({told['error']}): compare again with {advice}."
         )
     return told
 

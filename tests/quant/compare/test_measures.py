@@ -180,3 +180,13 @@ def test_strangers_are_said(models: Any) -> None:
     shorter.model.layers = shorter.model.layers[:1]
     with pytest.raises(QuantizeError, match="has 1 layers and the parent 2"):
         measure(models[0], shorter, [passage("a-0", "chat", 9)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({"hidden_size": 32}, "have 32 numbers"), ({"intermediate_size": 32}, "another shape")],
+)
+def test_models_of_other_shapes_are_said(models: Any, changed: Any, words: str) -> None:
+    config = LlamaConfig(**{**models[0].config.to_dict(), "head_dim": 32, **changed})
+    with pytest.raises(QuantizeError, match=words):
+        measure(models[0], LlamaForCausalLM(config), [passage("a-0", "chat", 9)])
