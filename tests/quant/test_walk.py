@@ -57,13 +57,13 @@ def test_layer_by_layer_the_states_are_the_whole_models(kind: str, tmp_path: Pat
     wanted = [torch.cat(each) for each in zip(*(one.hidden_states for one in told), strict=True)]
     parent, model, walk = started(tiny_folder(tmp_path / kind, kind))
     for index, layer in enumerate(model.model.layers):
-        assert apart(walk.states, wanted[index]) < 0.005
+        assert apart(walk.states, wanted[index]) < 0.02
         parent.load(layer, f"model.layers.{index}")
         walk.step(index)
         layer.to("meta")
     # The whole model's last are behind its norm.
     parent.load(model.model.norm, "model.norm")
-    assert apart(model.model.norm(walk.states), wanted[-1]) < 0.005
+    assert apart(model.model.norm(walk.states), wanted[-1]) < 0.02
 
 
 def test_never_more_than_one_layer_has_weights(folder: Path) -> None:
