@@ -8,8 +8,9 @@ the whole vocabulary from the parent's, as in quantization-aware distillation (a
 It refuses to know how the codes were first chosen, and how folders are written.
 
 Weights are trained in steps of their own grid and scales as parts of themselves, so that one
-learning rate fits models of any size. In memory: the parent and the student in bf16, and for every
-quantized weight three numbers of 4 bytes.
+learning rate fits models of any size. In memory: the parent and the student in bf16, and
+some 24 bytes for every quantized weight: itself, its gradient and two moments in float32, and what
+the way back through the rounding holds.
 """
 
 from __future__ import annotations

@@ -31,7 +31,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # what the engine imports into this process is not ours
 ]
 
-ON_CPU = {"w8a8": 0.05, "w8a8-kv": 0.05}
+ON_CPU = {
+    "w8a8": 0.05,
+    "w8a8-kv": 0.15,  # keys and values in 8 bits, which the comparison does without
+}
 ON_GPU = {
     "w8a8": 0.05,
     "fp8": 0.15,
