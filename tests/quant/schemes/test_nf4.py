@@ -33,7 +33,7 @@ def main(folder: str) -> None:
     llm = LLM(
         folder,
         skip_tokenizer_init=True,
-        dtype="float32",
+        dtype="bfloat16",  # in float32 the plug-in expects half as many bytes
         enforce_eager=True,
         kv_cache_memory_bytes=2**26,
         max_model_len=256,
