@@ -180,8 +180,7 @@ def source_digest(source: Path | None) -> str:
 
 def _calibrated_on(scheme: Scheme, recipe: QuantizeRecipe) -> str | None:
     """Digests of all sets that the result depends on."""
-    budget = recipe.mixed.size_budget is not None or recipe.mixed.kl_budget is not None
-    if not _needs_set(scheme, recipe) and not budget:
+    if not _needs_set(scheme, recipe) and not recipe.mixed.asked:
         return None
     sets = []
     for told in (recipe.calibration.source, *recipe.qad.samples):

@@ -89,7 +89,7 @@ def make(
 
     progress.stage("write")
     write()
-    if recipe.mixed.size_budget is not None or recipe.mixed.kl_budget is not None:
+    if recipe.mixed.asked:
         from .mixing import keep_more
 
         def write_with(names: Collection[str]) -> None:
@@ -98,7 +98,7 @@ def make(
             write()
 
         progress.stage("measure what each layer loses")
-        back, note = keep_more(folder, parent, scheme, recipe, write_with, progress)
+        back, note = keep_more(folder, parent, recipe, write_with, progress)
         notes.append(note)
     if recipe.qad.tokens:
         from .training import train
@@ -139,8 +139,8 @@ def _refuse(parent: Parent, scheme: Any, recipe: QuantizeRecipe, names: list[str
         raise QuantizeError(
             f"{scheme.name} has no grid to train on: leave qad out, or quantize to w4a16."
         )
-    budget = recipe.mixed.size_budget is not None or recipe.mixed.kl_budget is not None
-    if budget and (getattr(scheme, "scaling", "none") != "none" or getattr(scheme, "smoothing", 0)):
+    moves = getattr(scheme, "scaling", "none") != "none" or getattr(scheme, "smoothing", 0)
+    if recipe.mixed.asked and moves:
         raise QuantizeError(
             f"{scheme.name} moves scale between layers here, so none of them can be put back as "
             "it was: leave the budgets out, or choose w4a16 without scaling."

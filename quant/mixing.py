@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -26,9 +26,6 @@ from .recipe import QuantizeRecipe
 from .restore import restore
 from .sensitivity import CHUNK, find_units, logits, measure
 
-if TYPE_CHECKING:
-    from .schemes.base import Scheme
-
 _ROUNDS = 4
 """Choices that are tried before a KL budget is called out of reach."""
 
@@ -36,18 +33,12 @@ _ROUNDS = 4
 def keep_more(
     folder: Path,
     parent: Parent,
-    scheme: Scheme,
     recipe: QuantizeRecipe,
     write: Callable[[Collection[str]], None],
     progress: Progress,
 ) -> tuple[frozenset[str], str]:
     """The layers that go back, which `write` has put into `folder`, and a sentence. Raises
     QuantizeError."""
-    if recipe.scheme.scaling != "none" or scheme.name == "w8a8":
-        raise QuantizeError(
-            "Layers cannot go back to 16 bits where scale was moved between them: leave out the "
-            "budgets, or the scaling."
-        )
     asked = recipe.mixed
     tokens = _tokens(parent, recipe)
     model, other = restore(parent.folder), restore(folder)

@@ -77,6 +77,11 @@ class MixedRecipe:
     tokens: int = 2048
     """That every layer's loss is measured on."""
 
+    @property
+    def asked(self) -> bool:
+        """Whether any layer may go back."""
+        return self.size_budget is not None or self.kl_budget is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QadRecipe:

@@ -7,14 +7,13 @@ same layers. It refuses to know the loss and the gradient (`qad.py`).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import load_file, safe_open
 from torch import Tensor
 
 from .calibration import packed, read_calibration
@@ -79,7 +78,7 @@ def train(
         kl = sum(recent) / len(recent)
         progress.done(f"step {told.step}/{trainer.steps}, KL {kl:.3f}")
         if told.step % CHECKPOINT_STEPS == 0:
-            _keep(checkpoint, trainer.state())
+            work.put(checkpoint, trainer.state())
     trained, norms = trainer.codes(), trainer.norms()
     files = [_renewed(file, work, scheme, trained, norms) for file in layers]
     more = {name: each.cpu() for name, each in norms.items() if ".layers." not in name}
@@ -140,9 +139,3 @@ def _found(checkpoint: Path, device: str) -> dict[str, Tensor] | None:
         return dict(load_file(checkpoint, device=device))
     except (FileNotFoundError, SafetensorError):
         return None
-
-
-def _keep(checkpoint: Path, state: dict[str, Tensor]) -> None:
-    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
-    save_file({name: each.cpu().contiguous() for name, each in state.items()}, partial)
-    os.replace(partial, checkpoint)
