@@ -23,6 +23,7 @@ from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 
 from .errors import QuantizeError
+from .memory import give_back
 from .parent import Parent, linear_layers
 from .progress import Progress
 from .schemes.base import Read, Scheme
@@ -116,6 +117,7 @@ def quantize_layers(
             states = work.states(done)
             done = done if states is not None else 0
         walk.states = walk.states if states is None else states
+        give_back()
     progress.stage("quantize")
     for index, layer in enumerate(layers):
         if index >= done:
@@ -129,6 +131,7 @@ def quantize_layers(
             if walk is not None and not last:
                 work.put_states(walk.states, index + 1)
             layer.to("meta")
+            give_back()
         progress.done(f"layer {index + 1}/{len(layers)}")
 
 
@@ -178,6 +181,7 @@ def _quantize(
             layer.get_submodule(name).weight.copy_(each.values)
             for part, tensor in each.tensors.items():
                 tensors[f"{prefix}.{name}.{part}"] = tensor
+        give_back()
     quantized = {f"{name.rsplit('.', 1)[0]}.weight" for name in tensors}
     rest = {f"{prefix}.{name}": each for name, each in layer.named_parameters()}
     tensors |= {name: each for name, each in rest.items() if name not in quantized}
