@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from senryu.server.callers import Callers
+from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
 from senryu.server.media.local import media_opener
@@ -20,7 +22,8 @@ from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
-from senryu.server.signing_key import read_signer
+from senryu.server.signing_key import read_secret
+from senryu.server.turn.diagnosis import Memory
 from senryu.server.wire.errors import (
     ApiError,
     EngineFailed,
@@ -39,7 +42,10 @@ def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     )
     app.state.settings = settings
     app.state.engine = engine
-    app.state.signer = read_signer(settings)
+    secret = read_secret(settings)
+    app.state.signer = Signer(secret)
+    app.state.memory = Memory()
+    app.state.callers = Callers(settings, secret)
     app.state.open_media = media_opener(settings, window=engine.card.window)
     for room in (messages, models, vertex, openapi, health):
         app.include_router(room.router)
@@ -48,7 +54,7 @@ def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     app.add_exception_handler(ClientDisconnect, _client_left)
     # The last one added is the first to hear of a request.
     allowed = settings.cors_origins
-    app.add_middleware(Origins, allowed=allowed, keyless=settings.api_key is None)
+    app.add_middleware(Origins, allowed=allowed, keyless=settings.keyless)
     app.add_middleware(Envelope)
     if allowed:
         app.add_middleware(Cors, allowed=allowed)

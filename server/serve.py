@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 
+from .callers import entries
 from .engine.base import Engine, EngineError
 from .settings import ServerSettings, SettingsError, add_flags, load_arguments
 
@@ -80,8 +81,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check_exposure(settings: ServerSettings) -> None:
-    """Without a key only this machine may reach us."""
-    if settings.api_key is not None or settings.host == "localhost":
+    """Without a key only this machine may reach us. Raises SettingsError."""
+    entries(settings)
+    if not settings.keyless or settings.host == "localhost":
         return
     try:
         loopback = ipaddress.ip_address(settings.host).is_loopback
@@ -184,12 +186,14 @@ def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
     model = engine.card.model
     variables = [
         f"ANTHROPIC_BASE_URL={url}",
-        'ANTHROPIC_API_KEY="$SENRYU_API_KEY"' if settings.api_key else "ANTHROPIC_API_KEY=local",
+        'ANTHROPIC_API_KEY="$SENRYU_API_KEY"'
+        if not settings.keyless
+        else "ANTHROPIC_API_KEY=local",
     ]
     token = variables[1].replace("API_KEY", "AUTH_TOKEN", 1)
     in_python, in_typescript = '"local"', '"local"'
     first = []
-    if settings.api_key:
+    if not settings.keyless:
         in_python, in_typescript = 'os.environ["SENRYU_API_KEY"]', "process.env.SENRYU_API_KEY"
         first = ["  # these read $SENRYU_API_KEY: export it here too, as the key that you set"]
     return "\n".join(

@@ -47,6 +47,10 @@ class ServerSettings:
     api_key: str | None = None
     """The key that clients must send. Left out: all that can reach the port are served."""
 
+    api_keys: tuple[str, ...] = ()
+    """Keys of several clients, each as `NAME=KEY`. What is cached of a prompt serves requests of
+    the same key alone; keys written `NAME@GROUP=KEY` share it within their group."""
+
     served_name: str | None = None
     """The model id to answer to. Left out: the one in the folder's manifest, or its name."""
 
@@ -77,6 +81,10 @@ class ServerSettings:
     block_size: int | None = None
     """Tokens in one block of the KV cache; prefix hits are whole blocks. Left out: 32 on a CPU,
     and vLLM's own choice on a GPU."""
+
+    cache_minimum: int = 0
+    """Tokens that a prefix marked for the prompt cache must have to be counted as cached. 0 counts
+    from one block on; the hosted service begins at 512 to 4,096, by model."""
 
     threads: int | None = None
     """Threads of the engine on a CPU. Left out: one for each core that we may use."""
@@ -132,6 +140,11 @@ class ServerSettings:
     """Show the engine's own log."""
 
     @property
+    def keyless(self) -> bool:
+        """Whether all that can reach the port are served."""
+        return self.api_key is None and not self.api_keys
+
+    @property
     def body_limit_bytes(self) -> int:
         return int(self.body_limit_mb * 2**20)
 
@@ -145,8 +158,9 @@ class ServerSettings:
         for name in ("kv_memory_gib", "ping_seconds", "body_limit_mb", "body_seconds"):
             if not math.isfinite(getattr(self, name) or 0.0):
                 raise SettingsError(f"{name}: {getattr(self, name)} is not a finite number")
-        if self.grace_seconds < 0:
-            raise SettingsError(f"grace_seconds: {self.grace_seconds} must not be below 0")
+        for name in ("grace_seconds", "cache_minimum"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name}: {getattr(self, name)} must not be below 0")
         for name in ("ping_seconds", "body_limit_mb", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
@@ -189,7 +203,8 @@ class Loaded(Generic[Settings]):
             if value is None:
                 lines.append(f"# {name} is left out")
                 continue
-            shown = "(set)" if name.endswith("key") and value else as_toml(value)
+            secret = name.endswith(("key", "keys")) and value
+            shown = "(set)" if secret else as_toml(value)
             lines.append(f"{name} = {shown}  # {origin}")
         return lines
 

@@ -1,6 +1,7 @@
-"""The key that thinking blocks are signed with: the operator's, or one made once and kept.
+"""This server's secret, which thinking blocks are signed with and cached prompts are kept apart by:
+the operator's, or one made once and kept.
 
-A kept key lies in the cache folder, so that a thought is known again after a restart and by every
+A kept one lies in the cache folder, so that a thought is known again after a restart and by every
 server of this user. It is complete or not there: a draft is linked to its name, and of servers
 that start at once the first one's key is everybody's.
 """
@@ -12,7 +13,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from .conversation.signing import Signer
 from .manifest import cache_folder
 from .settings import ServerSettings
 
@@ -21,21 +21,21 @@ log = logging.getLogger("senryu.server")
 _KEY_BYTES = 32
 
 
-def read_signer(settings: ServerSettings) -> Signer:
-    """Signs with the key of the settings or with the kept one. Where none can be kept, with one
-    that holds until this process ends."""
+def read_secret(settings: ServerSettings) -> bytes:
+    """The signing key of the settings, or the kept one. Where none can be kept, one that holds
+    until this process ends."""
     if settings.signing_key is not None:
-        return Signer(settings.signing_key.encode())
+        return settings.signing_key.encode()
     file = cache_folder() / "signing-key"
     try:
-        return Signer(_kept(file))
+        return _kept(file)
     except OSError as error:
         log.warning(
-            "Thinking blocks will not be known again after a restart (%s): set signing_key, or "
-            "SENRYU_CACHE to a folder that can be written",
+            "Thinking blocks and cached prompts will not be known again after a restart (%s): set "
+            "signing_key, or SENRYU_CACHE to a folder that can be written",
             error,
         )
-        return Signer(secrets.token_bytes(_KEY_BYTES))
+        return secrets.token_bytes(_KEY_BYTES)
 
 
 def _kept(file: Path) -> bytes:

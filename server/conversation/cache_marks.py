@@ -1,24 +1,31 @@
 """Where a client asks for its prompt to be cached: whether the marks stand where they may
-(contract 5.1 to 5.3). Accounting by them comes later; until then a mark has no effect."""
+(contract 5.1 to 5.3), and which of them each block of the vocabulary takes over.
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+What they come to in tokens is a matter of the rendered prompt: `turn/marks.py`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import Prompted
 
+from .messages import Block, Tool, Ttl
 from .walk import Placed
 
+Marked = TypeVar("Marked", bound=Block | Tool)
+
 _MOST = 4
-_DEFAULT_TTL = "5m"
+_DEFAULT_TTL: Ttl = "5m"
 # Blocks that a mark at the top of the request passes over on its way to the last one.
 _UNMARKABLE = (wire.Thinking, wire.RedactedThinking)
 
 
-def check_marks(request: Prompted, blocks: Sequence[Placed]) -> bool:
-    """Whether the request, of whose messages these are the blocks, has marks. Raises
-    InvalidRequest for misplaced ones."""
+def read_marks(request: Prompted, blocks: Sequence[Placed]) -> None:
+    """Checks the marks of a request, of whose messages these are the blocks, and puts the one at
+    its top on the block that it stands for. Raises InvalidRequest for misplaced ones."""
     marks = [(f"{place}.cache_control", _ttl(mark)) for place, mark in _explicit(request, blocks)]
     if request.cache_control is not None:
         ttl = _ttl(request.cache_control)
@@ -31,6 +38,7 @@ def check_marks(request: Prompted, blocks: Sequence[Placed]) -> bool:
             )
         if own is None and target is not None:
             marks.append(("cache_control", ttl))
+            target.cache_control = request.cache_control
     if len(marks) > _MOST:
         raise InvalidRequest(
             f"A maximum of {_MOST} blocks with cache_control may be provided. Found {len(marks)}."
@@ -44,10 +52,17 @@ def check_marks(request: Prompted, blocks: Sequence[Placed]) -> bool:
                 "tools, system, messages."
             )
         short = short or ttl == "5m"
-    return bool(marks)
 
 
-def _ttl(mark: wire.Ephemeral) -> str:
+def marked(blocks: Iterable[Marked], source: Any) -> list[Marked]:
+    """What was made of a block of the wire: the last of it has that one's mark."""
+    made = list(blocks)
+    if made and (mark := getattr(source, "cache_control", None)) is not None:
+        made[-1] = replace(made[-1], cache=_ttl(mark))
+    return made
+
+
+def _ttl(mark: wire.Ephemeral) -> Ttl:
     return mark.ttl or _DEFAULT_TTL
 
 

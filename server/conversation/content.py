@@ -11,6 +11,7 @@ from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam
 
+from .cache_marks import marked
 from .documents import read_document, read_search_result
 from .media_budget import media_budget
 from .messages import (
@@ -61,13 +62,19 @@ class ContentReader:
         )
         self.ignored: list[str] = []
 
-    def read(self, index: int, param: MessageParam) -> Iterator[Block]:
+    def read(self, index: int, param: MessageParam) -> list[Block]:
         """The blocks of one entry of the user's or the assistant's. Raises InvalidRequest or
         NotFound."""
+        blocks: list[Block] = []
         for place, block in enumerate(param.content):
             here = f"messages.{index}.content.{place}"
             check_party(here, block.type, param.role)
-            yield from self._block(block, here, latest=index == self._latest_answer)
+            made = list(self._block(block, here, latest=index == self._latest_answer))
+            if made:
+                blocks += marked(made, block)
+            else:  # the mark of what holds nothing for this model is at what stands before it
+                blocks = marked(blocks, block)
+        return blocks
 
     def _block(self, block: Any, here: str, *, latest: bool) -> Iterator[Block]:
         match block:
@@ -125,14 +132,14 @@ class ContentReader:
             match block:
                 case wire.Text():
                     _check_not_empty(block)
-                    yield TextBlock(text=block.text)
+                    yield from marked([TextBlock(text=block.text)], block)
                 case wire.ToolReference():
                     tool, _ = self._toolbox.surface(block.tool_name)
-                    yield ToolDefinitionBlock(tool=tool)
+                    yield from marked([ToolDefinitionBlock(tool=tool)], block)
                 case wire.BrowserState():
                     self.ignored.append("messages.browser_state")
                 case _:
-                    yield from self._medium(block, here)
+                    yield from marked(self._medium(block, here), block)
 
 
 def check_party(here: str, kind: str, role: str) -> None:

@@ -15,7 +15,7 @@ from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessagesRequest, Prompted
 
-from .cache_marks import check_marks
+from .cache_marks import marked, read_marks
 from .content import ContentReader, check_citations, check_current_rules
 from .editing import Edit
 from .edits import read_edits
@@ -53,7 +53,7 @@ def read_request(request: Prompted, terms: Terms) -> Asked:
     """Raises InvalidRequest, or NotFound for a file."""
     _refuse_by_name(request, terms)
     blocks = tuple(every_block(request.messages))
-    marked = check_marks(request, blocks)
+    read_marks(request, blocks)
     check_current_rules(blocks, terms)
     subset = Subset()
     toolbox = read_tools(request.tools or (), terms, subset)
@@ -72,8 +72,6 @@ def read_request(request: Prompted, terms: Terms) -> Asked:
     if terms.strict:
         _check_manual_thinking(request)
     ignored = [*ignored_fields(request, thinking), *reader.ignored]
-    if marked:
-        ignored.append("cache_control")
     if cited:
         ignored.append("citations")
     return Asked(
@@ -141,7 +139,7 @@ def _system(texts: Sequence[wire.Text]) -> Iterator[TextBlock]:
         if index == 0:
             text = _BILLING_LINE.sub("", text, count=1) if _BILLING_LINE.match(text) else text
         if text:
-            yield TextBlock(text=text)
+            yield from marked([TextBlock(text=text)], block)
 
 
 def _output_schema(request: Prompted, terms: Terms, subset: Subset) -> Mapping[str, Any] | None:

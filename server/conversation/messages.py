@@ -10,13 +10,17 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Role = Literal["user", "assistant"]
+Ttl = Literal["5m", "1h"]
+"""How long the client wants what stands up to a mark to be kept in the prompt cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextBlock:
-    """A run of text as one party wrote it."""
+    """A run of text as one party wrote it. `cache`, here and on what follows: the client's mark
+    that the prompt is to be cached up to the end of this."""
 
     text: str
+    cache: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class NoteBlock:
     """What the operator says in the middle of a conversation, at the end of the user's turn."""
 
     text: str
+    cache: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,7 @@ class ImageBlock:
 
     media_type: str
     data: bytes
+    cache: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,8 @@ class ThinkingBlock:
 
     thinking: str
     signature: str = ""
+    cache: Ttl | None = None
+    """Clients mark no thought; one that a marked block left alone takes its mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +58,7 @@ class ToolUseBlock:
     id: str
     name: str
     input: Mapping[str, Any]
+    cache: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +74,7 @@ class Tool:
     enforced: bool = True
     """Whether the grammar holds the input to the schema. Off where the schema is more than the
     engine can hold an answer to: then any JSON object is taken."""
+    cache: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +82,7 @@ class ToolDefinitionBlock:
     """A tool that becomes known in the middle of a conversation, at the place where it does."""
 
     tool: Tool
+    cache: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +92,7 @@ class ToolResultBlock:
     tool_use_id: str
     content: tuple[TextBlock | ImageBlock | ToolDefinitionBlock, ...] = ()
     is_error: bool = False
+    cache: Ttl | None = None
 
 
 Block = (
@@ -210,4 +222,9 @@ class Usage:
     thinking_tokens: int = 0
     """Those of `output_tokens` that were thought, the closing mark included."""
     cache_read_tokens: int = 0
-    cache_creation_tokens: int = 0
+    cache_creation_5m_tokens: int = 0
+    cache_creation_1h_tokens: int = 0
+
+    @property
+    def cache_creation_tokens(self) -> int:
+        return self.cache_creation_5m_tokens + self.cache_creation_1h_tokens

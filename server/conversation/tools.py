@@ -10,6 +10,7 @@ from typing import assert_never
 from senryu.server.wire import tools as wire
 from senryu.server.wire.errors import InvalidRequest
 
+from .cache_marks import marked
 from .client_tools import ClientTool, definition
 from .messages import Tool, ToolChoice
 from .schema_subset import Subset
@@ -80,7 +81,7 @@ def read_tools(entries: Sequence[wire.Tool], terms: Terms, subset: Subset) -> To
         tool = _tool(entry, here)
         if terms.strict and tool.strict and isinstance(entry, wire.CustomTool):
             subset.check_tool(tool.input_schema, f"{here}.input_schema")
-        tools.append(tool)
+        tools += marked([tool], entry)
         if entry.defer_loading:
             if entry.cache_control is not None:
                 raise InvalidRequest(

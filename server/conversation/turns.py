@@ -13,6 +13,7 @@ from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import MessageParam
 
+from .cache_marks import marked
 from .content import ContentReader, check_party, checked_text
 from .messages import Block, Message, NoteBlock, ThinkingBlock, ToolDefinitionBlock
 from .pairing import check_pairs
@@ -81,6 +82,7 @@ class Section:
         self._toolbox = toolbox
         self._terms = terms
         self._lines: list[str] = []
+        self._marked: Any = None
         self._definitions: list[ToolDefinitionBlock] = []
 
     def read(self, index: int, param: MessageParam) -> None:
@@ -89,6 +91,8 @@ class Section:
         for place, block in enumerate(param.content):
             here = f"messages.{index}.content.{place}"
             check_party(here, block.type, param.role)
+            if getattr(block, "cache_control", None) is not None:
+                self._marked = block
             if isinstance(block, wire.Text):
                 texts.append(checked_text(block).text)
             else:
@@ -110,8 +114,8 @@ class Section:
             self._definitions.append(ToolDefinitionBlock(tool=tool))
 
     def blocks(self) -> tuple[Block, ...]:
-        note = (NoteBlock(text="\n".join(self._lines)),) if self._lines else ()
-        return (*note, *self._definitions)
+        note = [NoteBlock(text="\n".join(self._lines))] if self._lines else []
+        return tuple(marked([*note, *self._definitions], self._marked))
 
 
 def _check_place(index: int, params: Sequence[MessageParam]) -> None:

@@ -80,6 +80,8 @@ class EngineCard:
     sees: bool = False
     """Whether it takes images."""
     choices: tuple[Choice, ...] = ()
+    block: int = 32
+    """Tokens in one block of its KV cache: prefixes are found again in whole blocks."""
 
 
 class Engine(Protocol):
@@ -100,7 +102,8 @@ class Engine(Protocol):
     def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str
     ) -> AsyncGenerator[TokenEvent, None]:
-        """Token events until the one with a finish reason. Closing the generator aborts the
+        """Token events until the one with a finish reason; of a long prompt with marks the first
+        may have no tokens yet, and tells what was found cached. Closing the generator aborts the
         request. Raises EngineError."""
         ...
 

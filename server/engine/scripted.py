@@ -54,6 +54,12 @@ class ByteTokenizer:
             for before, byte in zip(b"\0" + read, read, strict=False)
         ]
 
+    def encode_to(
+        self, text: str, ends: Sequence[int], salt: str = ""
+    ) -> tuple[list[int], list[int]]:
+        shown = text.replace(GUARD, "")
+        return self.encode(text), [len(shown[:end].encode()) for end in ends]
+
 
 IMAGE_TOKENS = 64
 """How many tokens an image is to this engine, whatever it shows."""

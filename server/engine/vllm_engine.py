@@ -215,7 +215,7 @@ class VllmEngine:
             params = _sampling_params(sampling)  # which refuses what is out of range
             if sampling.top_logprobs:
                 read = _Speller(self._llm.tokenizer, prompt.token_ids, params, request_id).event
-            outputs = self._llm.generate(asked, params, request_id)
+            outputs = self._llm.generate(asked, params, request_id, priority=prompt.priority)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield read(output)

@@ -3,23 +3,25 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import State
 from starlette.responses import Response
 
+from senryu.server.callers import Caller
 from senryu.server.conversation.editing import apply_edits
 from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
 from senryu.server.conversation.messages import Conversation
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
 from senryu.server.settings import ServerSettings
+from senryu.server.turn import diagnosis
 from senryu.server.turn.blocks import Answer, fold
 from senryu.server.turn.prompt import Prompt, build_prompt
 from senryu.server.turn.turn import Turn, run_turn
@@ -54,10 +56,22 @@ _KEY_OF_MEDIA = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """Which version of the API a client speaks, and which betas of it."""
+    """Which version of the API a client speaks, which betas of it, and who it is."""
 
     version: str
     betas: frozenset[str]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A request whose prompt is made."""
+
+    asked: Asked
+    conversation: Conversation
+    """What of it the model is shown."""
+    prompt: Prompt
+    extras: Extras
 
 
 @router.post("/v1/messages")
@@ -75,8 +89,8 @@ async def count_tokens(request: Request) -> Response:
 async def receive(request: Request) -> tuple[bytes, Spoken]:
     """What came with the request, its headers checked in the contract's order (4.1)."""
     settings: ServerSettings = request.app.state.settings
-    check_credential(request, settings)
-    spoken = Spoken(api_version(request, settings), betas(request, settings))
+    caller = check_credential(request)
+    spoken = Spoken(api_version(request, settings), betas(request, settings), caller)
     return await read_body(request, settings), spoken
 
 
@@ -111,8 +125,9 @@ async def answer(request: Request, body: bytes, spoken: Spoken) -> Response:
 
 async def count(request: Request, body: bytes, spoken: Spoken) -> Response:
     """How many tokens the same body would be as a message."""
-    asked, prompt, extras = await _understood(body, partial(_read_count, request.app.state, spoken))
-    return json_reply(count_body(len(prompt), extras), headers=ignored_header(asked.ignored))
+    read = await _understood(body, partial(_read_count, request.app.state, spoken))
+    counted = count_body(len(read.prompt), read.extras)
+    return json_reply(counted, headers=ignored_header(read.asked.ignored))
 
 
 async def _understood(body: bytes, read: Callable[[bytes], Result]) -> Result:
@@ -132,7 +147,8 @@ def _read_message(
     engine: Engine = state.engine
     window = engine.card.window
     terms = _terms(wanted, state, spoken)
-    asked, prompt, extras = _read(wanted, terms, engine)
+    read = _read(wanted, terms, engine, spoken.caller.salt)
+    asked, prompt, extras = read.asked, read.prompt, read.extras
     sampling = read_sampling(wanted, terms, limit=window)
     if len(prompt) > window:
         raise InvalidRequest(f"prompt is too long: {len(prompt)} tokens > {window} maximum")
@@ -143,14 +159,29 @@ def _read_message(
         sampling=sampling,
         demands=asked.demands,
         signer=terms.signer,
+        cache_minimum=state.settings.cache_minimum,
     )
-    told = replace(extras, diagnostics=wanted.diagnostics is not None)
-    return wanted, asked, form_of(turn, engine), told
+    if wanted.diagnostics is not None:
+        told = _diagnosis(wanted.diagnostics.previous_message_id, turn, read, state.memory)
+        extras = replace(extras, asked_why=True, diagnosis=told)
+    return wanted, asked, form_of(turn, engine), extras
 
 
-def _read_count(state: State, spoken: Spoken, body: bytes) -> tuple[Asked, Prompt, Extras]:
+def _diagnosis(
+    previous_id: str | None, turn: Turn, read: Understood, memory: diagnosis.Memory
+) -> Mapping[str, Any] | None:
+    """What is not as in the message before, if there was one; this one is remembered."""
+    now = diagnosis.asked(turn.model, read.conversation, read.prompt)
+    memory.put(turn.message_id, now)
+    if previous_id is None:
+        return None
+    before = memory.get(previous_id, read.prompt.salt)
+    return diagnosis.NOT_FOUND if before is None else diagnosis.diagnosis(before, now)
+
+
+def _read_count(state: State, spoken: Spoken, body: bytes) -> Understood:
     wanted = parse(CountTokensRequest, body)
-    return _read(wanted, _terms(wanted, state, spoken), state.engine)
+    return _read(wanted, _terms(wanted, state, spoken), state.engine, spoken.caller.salt)
 
 
 def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
@@ -171,7 +202,7 @@ def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
     )
 
 
-def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt, Extras]:
+def _read(wanted: Prompted, terms: Terms, engine: Engine, salt: str) -> Understood:
     """What is asked, and the prompt that it makes once old parts are edited out."""
     asked = read_request(wanted, terms)
     thinking = asked.demands.thinking is not None
@@ -179,7 +210,7 @@ def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt
     def prompt(conversation: Conversation) -> Prompt:
         try:
             built = build_prompt(
-                conversation, engine.tokenizer, engine.card.dialect, thinking=thinking
+                conversation, engine.tokenizer, engine.card.dialect, thinking=thinking, salt=salt
             )
             return engine.look(built) if built.images else built
         except ValueError as error:
@@ -189,14 +220,15 @@ def _read(wanted: Prompted, terms: Terms, engine: Engine) -> tuple[Asked, Prompt
 
     whole = prompt(asked.conversation)
     if asked.edits is None:
-        return asked, whole, Extras()
+        return Understood(asked, asked.conversation, whole, Extras())
 
     def length(conversation: Conversation) -> int:
         return len(whole if conversation is asked.conversation else prompt(conversation))
 
     edited, applied = apply_edits(asked.conversation, asked.edits, length)
     shown = prompt(edited) if applied else whole
-    return asked, shown, Extras(context_management=applied, original_tokens=len(whole))
+    extras = Extras(context_management=applied, original_tokens=len(whole))
+    return Understood(asked, edited, shown, extras)
 
 
 def _blamed(error: EngineError) -> ApiError:

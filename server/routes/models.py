@@ -27,9 +27,8 @@ def resolve_model(asked: str, settings: ServerSettings, card: EngineCard) -> str
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
-    settings: ServerSettings = request.app.state.settings
     engine: Engine = request.app.state.engine
-    check_credential(request, settings)
+    check_credential(request)
     query = request.query_params
     if "after_id" in query and "before_id" in query:
         raise InvalidRequest("after_id: cannot be combined with before_id")
@@ -58,7 +57,7 @@ def _active_is_asked_for(query: QueryParams) -> bool:
 async def retrieve_model(request: Request, model_id: str) -> Response:
     settings: ServerSettings = request.app.state.settings
     engine: Engine = request.app.state.engine
-    check_credential(request, settings)
+    check_credential(request)
     resolve_model(model_id, settings, engine.card)
     return json_reply(_body(engine.card))
 

@@ -14,7 +14,6 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from senryu.server.settings import ServerSettings
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest
 
 from .reading import check_credential
@@ -73,8 +72,7 @@ _PARAMETERS = {
 
 @router.get("/openapi.json")
 async def describe(request: Request) -> Response:
-    settings: ServerSettings = request.app.state.settings
-    check_credential(request, settings)
+    check_credential(request)
     return json_reply(description(request.app.routes))
 
 

@@ -5,7 +5,6 @@ Checks run in the contract's order (4.1): credential, version, size, and only th
 
 import asyncio
 import gzip
-import hmac
 import io
 import re
 import zlib
@@ -14,6 +13,7 @@ from fnmatch import translate
 
 from fastapi import Request
 
+from senryu.server.callers import Caller, Callers
 from senryu.server.conversation.terms import CLASSIC, CURRENT
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import (
@@ -63,19 +63,19 @@ _BETAS = (
 _KNOWN_BETA = re.compile("|".join(map(translate, _BETAS)))
 
 
-def check_credential(request: Request, settings: ServerSettings) -> None:
-    """Raises AuthenticationFailed unless one of the two headers carries the key."""
-    if settings.api_key is None:
-        return
+def check_credential(request: Request) -> Caller:
+    """Who asks. Raises AuthenticationFailed unless one of the two headers carries a key."""
+    callers: Callers = request.app.state.callers
+    if callers.anyone is not None:
+        return callers.anyone
     offered = [request.headers.get("x-api-key"), _bearer(request.headers.get("authorization"))]
     keys = [key.encode("latin-1") for key in offered if key]  # the bytes as they were sent
     if not keys:
         raise AuthenticationFailed("x-api-key header is required")
-    expected = settings.api_key.encode()
-    # Every key is compared, and in constant time: how long it takes tells nothing.
-    matches = [hmac.compare_digest(key, expected) for key in keys]
-    if not any(matches):
+    caller = callers.named(keys)
+    if caller is None:
         raise AuthenticationFailed("invalid x-api-key")
+    return caller
 
 
 def _bearer(header: str | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from senryu.server.callers import Caller
 from senryu.server.conversation.terms import CLASSIC
 from senryu.server.settings import ServerSettings
 from senryu.server.wire.errors import InvalidRequest
@@ -57,14 +58,16 @@ async def stream_message(request: Request, model: str) -> Response:
 async def _received(request: Request, stated: dict[str, Any]) -> tuple[bytes, Spoken]:
     """The body as the Messages API has it, with what the path has `stated`."""
     settings: ServerSettings = request.app.state.settings
-    check_credential(request, settings)
+    caller = check_credential(request)
     body = await read_body(request, settings)
     value = await asyncio.to_thread(read_object, body)
-    spoken = _spoken(request, settings, value)
+    spoken = _spoken(request, settings, value, caller)
     return await asyncio.to_thread(encoded, value | stated), spoken
 
 
-def _spoken(request: Request, settings: ServerSettings, body: dict[str, Any]) -> Spoken:
+def _spoken(
+    request: Request, settings: ServerSettings, body: dict[str, Any], caller: Caller
+) -> Spoken:
     """Takes version and betas out of `body`; what it lacks may stand in the headers."""
     version, named = body.pop("anthropic_version", None), body.pop("anthropic_beta", None) or []
     if not isinstance(version, str | None):
@@ -76,4 +79,5 @@ def _spoken(request: Request, settings: ServerSettings, body: dict[str, Any]) ->
         if version is None
         else known_version(CLASSIC if version == _OWN_CLASSIC else version),
         betas(request, settings) | known_betas(named, settings),
+        caller,
     )

@@ -4,14 +4,15 @@ The same code renders what the server answers, what `count_tokens` counts and wh
 trains on, so the three cannot drift apart. It knows a tokenizer by two methods and no engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from senryu.server.conversation.messages import Conversation, ImageBlock, ToolResultBlock
 
 from .dialects.base import Chat, Dialect
-from .guard import guarded
+from .guard import GUARD, guarded
+from .marks import Mark, places
 
 
 class ChatTokenizer(Protocol):
@@ -27,6 +28,14 @@ class ChatTokenizer(Protocol):
         in a message as the characters that it is."""
         ...
 
+    def encode_to(
+        self, text: str, ends: Sequence[int], salt: str = ""
+    ) -> tuple[list[int], list[int]]:
+        """`encode`, and for each of `ends`, which count the characters of `text` that are no
+        guards, how many tokens stand wholly before it. `ends` are sorted. What is remembered of
+        the text serves only those with the same salt: how long it takes tells others nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
@@ -35,6 +44,12 @@ class Prompt:
     token_ids: list[int]
     images: tuple[ImageBlock, ...] = ()
     """In their order, as long as one token stands for each: until `Engine.look` has read them."""
+    marks: tuple[Mark, ...] = ()
+    """Up to where the client wants it cached, in the prompt's order."""
+    salt: str = ""
+    """Prompts share what is cached of them only with those of the same salt."""
+    priority: int = 0
+    """Of several that wait the one with the lower number is read first."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -46,11 +61,25 @@ def build_prompt(
     dialect: Dialect,
     *,
     thinking: bool = False,
+    salt: str = "",
 ) -> Prompt:
     """Render and encode. `thinking`: whether the answer begins with a thought. Raises ValueError
     when the model's template refuses the conversation."""
     rendered = render(conversation, tokenizer, dialect, thinking=thinking)
-    return Prompt(token_ids=tokenizer.encode(rendered), images=tuple(_images(conversation)))
+    marked = places(conversation, rendered.replace(GUARD, ""), dialect)
+    marked.sort(
+        key=lambda place: place.end
+    )  # a template may put the tools behind the system prompt
+    ids, lengths = tokenizer.encode_to(rendered, [place.end for place in marked], salt)
+    return Prompt(
+        token_ids=ids,
+        images=tuple(_images(conversation)),
+        marks=tuple(
+            Mark(tokens, place.ttl, place.part)
+            for place, tokens in zip(marked, lengths, strict=True)
+        ),
+        salt=salt,
+    )
 
 
 def _images(conversation: Conversation) -> Iterator[ImageBlock]:

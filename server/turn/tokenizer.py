@@ -13,7 +13,7 @@ import sys
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -110,16 +110,35 @@ class HuggingFaceTokenizer:
             return False
 
     def encode(self, text: str) -> list[int]:
+        return self.encode_to(text, ())[0]
+
+    def encode_to(
+        self, text: str, ends: Sequence[int], salt: str = ""
+    ) -> tuple[list[int], list[int]]:
         parts = [part for part in text.split(GUARD) if part]
         if self._cuts_well:
             parts = [chunk for part in parts for chunk in self._chunks(part, CHUNK)]
-        known = {part: self._remembered.get(part) for part in parts}
+        known = {part: self._remembered.get((salt, part)) for part in parts}
         new = [part for part, ids in known.items() if ids is None]
-        known |= zip(new, self._read(new), strict=True)
+        known |= zip(new, self._read(new, salt), strict=True)
         ids: list[int] = []
+        lengths: list[int] = []
+        read = 0
         for part in parts:
+            read += len(part)
+            while len(lengths) < len(ends) and ends[len(lengths)] < read:
+                within = ends[len(lengths)] - (read - len(part))
+                lengths.append(len(ids) + self._settled(part, within))
             ids += known[part] or ()
-        return ids
+        return ids, lengths + [len(ids)] * (len(ends) - len(lengths))
+
+    def _settled(self, part: str, end: int) -> int:
+        """How many of a part's tokens are the same whatever follows its first `end` characters."""
+        if not end:
+            return 0
+        (beginning, whole) = self._ids([part[:end], part])
+        pairs = zip(beginning, whole, strict=False)
+        return next((at for at, (a, b) in enumerate(pairs) if a != b), len(beginning))
 
     def _chunks(self, text: str, length: int) -> Iterator[str]:
         """What stands up to each control token; of that, when it is longer, what stands up to the
@@ -132,11 +151,11 @@ class HuggingFaceTokenizer:
         if start < len(text):
             yield from _cut(text[start:], length)
 
-    def _read(self, texts: list[str]) -> Iterator[array[int]]:
+    def _read(self, texts: list[str], salt: str) -> Iterator[array[int]]:
         """Token ids, from now on remembered."""
         for text, ids in zip(texts, self._ids(texts), strict=True):
             read = array("I", ids)  # four bytes a token, in a list they are forty
-            self._remembered.put(text, read)
+            self._remembered.put((salt, text), read)
             yield read
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -170,30 +189,30 @@ def _cut(text: str, length: int) -> Iterator[str]:
 
 
 class _Remembered:
-    """The token ids of texts, as many as `limit` bytes hold; what was not asked for longest is
-    forgotten first. Requests are read in threads, so it may be asked by several at once."""
+    """The token ids of texts by salt, as many as `limit` bytes hold; what was not asked for longest
+    is forgotten first. Requests are read in threads, so it may be asked by several at once."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._bytes = 0
-        self._ids: OrderedDict[str, array[int]] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str], array[int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, text: str) -> array[int] | None:
+    def get(self, key: tuple[str, str]) -> array[int] | None:
         with self._lock:
-            ids = self._ids.get(text)
+            ids = self._ids.get(key)
             if ids is not None:
-                self._ids.move_to_end(text)
+                self._ids.move_to_end(key)
             return ids
 
-    def put(self, text: str, ids: array[int]) -> None:
+    def put(self, key: tuple[str, str], ids: array[int]) -> None:
         with self._lock:
-            if text not in self._ids:
-                self._bytes += _size(text, ids)
-            self._ids[text] = ids
+            if key not in self._ids:
+                self._bytes += _size(key, ids)
+            self._ids[key] = ids
             while self._bytes > self._limit:
                 self._bytes -= _size(*self._ids.popitem(last=False))
 
 
-def _size(text: str, ids: array[int]) -> int:
-    return sys.getsizeof(text) + sys.getsizeof(ids)
+def _size(key: tuple[str, str], ids: array[int]) -> int:
+    return sys.getsizeof(key) + sys.getsizeof(key[1]) + sys.getsizeof(ids)

@@ -15,10 +15,16 @@ from senryu.server.conversation.messages import Demands, Sampling, StopReason, U
 from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine, EngineError, FinishReason
 
+from .accounting import input_usage
 from .blocks import BlockEvent, TurnEnded, TurnStarted
+from .patience import Patient
 from .prompt import Prompt
 from .splitter import Splitter
 from .writer import BlockWriter
+
+PATIENCE = 2.0
+"""Seconds that the beginning of an answer waits for the engine's word on what it found cached. When
+none comes in time, because others are before us, the answer begins without, and its end tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +40,24 @@ class Turn:
     """Where they ask for a thought, the prompt ends with its opening mark."""
     signer: Signer | None = None
     """Seals the thoughts; needed where the demands ask for one."""
+    cache_minimum: int = 0
+    """Tokens that a marked prefix must have to be counted as cached."""
 
     def sign(self, thought: str) -> str:
         thinking = self.demands.thinking
         assert self.signer, "a turn that thinks has a signer"
         assert thinking, "a turn that is not to think has no thought to sign"
         return self.signer.sign(thought, model=self.model, shown=thinking.shown)
+
+    def usage(self, *, cached: int, block: int) -> Usage:
+        """The input counts, once the engine has told what it found cached."""
+        return input_usage(
+            len(self.prompt),
+            self.prompt.marks,
+            cached=cached,
+            block=block,
+            minimum=self.cache_minimum,
+        )
 
 
 async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, None]:
@@ -51,9 +69,9 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
     prompt_tokens = len(turn.prompt)
     room = engine.card.window - prompt_tokens
     usage = Usage(input_tokens=prompt_tokens, output_tokens=0)
-    yield TurnStarted(message_id=turn.message_id, model=turn.model, usage=usage)
     asked = turn.sampling.max_tokens
     if room <= 0:
+        yield TurnStarted(message_id=turn.message_id, model=turn.model, usage=usage)
         reason = _cut_off(exhausted=not asked)
         yield TurnEnded(stop_reason=reason, stop_sequence=None, usage=usage)
         return
@@ -64,8 +82,14 @@ async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, Non
     writer = BlockWriter(turn.demands, turn.sampling.stop_sequences, turn.sign)
     written = thought = 0
     finish: FinishReason | None = None
-    async with aclosing(engine.generate(turn.prompt, limited, turn.message_id)) as events:
+    generated = engine.generate(turn.prompt, limited, turn.message_id)
+    async with aclosing(Patient(generated)) as events:
+        if turn.prompt.marks and (early := await events.first(PATIENCE)) is not None:
+            usage = turn.usage(cached=early.cached_tokens, block=engine.card.block)
+        yield TurnStarted(message_id=turn.message_id, model=turn.model, usage=usage)
         async for event in events:
+            if finish is None and not written:
+                usage = turn.usage(cached=event.cached_tokens, block=engine.card.block)
             finish = event.finish
             if not asked:
                 continue

@@ -15,7 +15,9 @@ from senryu.server.turn.blocks import Answer, AnswerBlock
 class Extras:
     """The keys that only a request which asked for them finds in its answer."""
 
-    diagnostics: bool = False
+    asked_why: bool = False
+    """Whether the client asked why its prompt was not found cached."""
+    diagnosis: Mapping[str, Any] | None = None
     context_management: list[dict[str, Any]] | None = None
     """The edits that were applied; empty when none of those asked for had anything to do."""
     original_tokens: int = 0
@@ -62,8 +64,8 @@ def _opening(message_id: str, model: str, extras: Extras) -> dict[str, Any]:
         "type": "message",
         "role": "assistant",
     }
-    if extras.diagnostics:
-        body["diagnostics"] = {"cache_miss_reason": {"type": "unavailable"}}
+    if extras.asked_why:
+        body["diagnostics"] = extras.diagnosis
     return body
 
 
@@ -108,8 +110,8 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "cache_creation_input_tokens": usage.cache_creation_tokens,
         "cache_read_input_tokens": usage.cache_read_tokens,
         "cache_creation": {
-            "ephemeral_5m_input_tokens": usage.cache_creation_tokens,
-            "ephemeral_1h_input_tokens": 0,
+            "ephemeral_5m_input_tokens": usage.cache_creation_5m_tokens,
+            "ephemeral_1h_input_tokens": usage.cache_creation_1h_tokens,
         },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"thinking_tokens": usage.thinking_tokens},

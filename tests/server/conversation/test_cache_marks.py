@@ -1,8 +1,18 @@
-"""Cache marks are accepted where they may stand and refused elsewhere (contract 5.1 to 5.3)."""
+"""Cache marks stay with their blocks where they may stand, and are refused elsewhere (contract 5.1
+to 5.3)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from senryu.server.conversation.messages import (
+    Conversation,
+    NoteBlock,
+    TextBlock,
+    Tool,
+    ToolResultBlock,
+)
 
 MARK = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
@@ -32,30 +42,77 @@ def result(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "marks"),
     [
-        {"cache_control": MARK},
-        {"tools": [TOOL | {"cache_control": HOUR}]},
-        {"tools": [TOOL, {"type": "bash_20250124", "name": "bash", "cache_control": MARK}]},
-        {"system": [text("a"), text("b", MARK)]},
-        {"system": [text("a", {"type": "ephemeral", "ttl": "5m", "scope": "global"})]},
-        {"messages": [user(text("a", MARK), text("b"))]},
-        {"messages": [user(text()), assistant(CALL | {"cache_control": MARK}), user(result())]},
-        {"messages": [user(text()), assistant(CALL), user(result(cache_control=MARK))]},
-        {"messages": [user(text()), assistant(CALL), user(result(content=[text("x", MARK)]))]},
-        {"messages": [user(text()), {"role": "system", "content": [text("a", MARK)]}]},
-        {"system": [text("a", HOUR), text("b", HOUR)], "messages": [user(text("a", MARK))]},
-        {"system": [text("a", MARK)] * 4},
-        {"system": [text("a", MARK)] * 3, "cache_control": MARK},
-        {"messages": [user(text("a", MARK))], "cache_control": MARK},
-        {"messages": [user(text("a", HOUR))], "cache_control": HOUR},
+        ({"cache_control": MARK}, ["hi 5m"]),
+        ({"tools": [TOOL | {"cache_control": HOUR}]}, ["ls 1h"]),
+        (
+            {"tools": [TOOL, {"type": "bash_20250124", "name": "bash", "cache_control": MARK}]},
+            ["bash 5m"],
+        ),
+        ({"system": [text("a"), text("b", MARK)]}, ["b 5m"]),
+        ({"system": [text("a", {"type": "ephemeral", "ttl": "5m", "scope": "global"})]}, ["a 5m"]),
+        ({"messages": [user(text("a", MARK), text("b"))]}, ["a 5m"]),
+        (
+            {"messages": [user(text()), assistant(CALL | {"cache_control": MARK}), user(result())]},
+            ["call 5m"],
+        ),
+        (
+            {"messages": [user(text()), assistant(CALL), user(result(cache_control=MARK))]},
+            ["result 5m"],
+        ),
+        (
+            {"messages": [user(text()), assistant(CALL), user(result(content=[text("x", MARK)]))]},
+            ["x 5m"],
+        ),
+        (
+            {"messages": [user(text()), {"role": "system", "content": [text("a", MARK)]}]},
+            ["a 5m"],
+        ),
+        (
+            {
+                "system": [text("a", HOUR), text("b", HOUR)],
+                "messages": [user(text("c", MARK))],
+            },
+            ["a 1h", "b 1h", "c 5m"],
+        ),
+        ({"system": [text("a", MARK)] * 4}, ["a 5m"] * 4),
+        ({"system": [text("a", MARK)] * 3, "cache_control": MARK}, ["a 5m"] * 3 + ["hi 5m"]),
+        ({"messages": [user(text("a", MARK))], "cache_control": MARK}, ["a 5m"]),
+        ({"messages": [user(text("a", HOUR))], "cache_control": HOUR}, ["a 1h"]),
     ],
 )
-def test_a_mark_is_accepted_and_said_to_have_no_effect_yet(
-    read: Any, changed: dict[str, Any]
-) -> None:
-    assert read(**changed).ignored == ("cache_control",)
-    assert read(count=True, **changed).ignored == ("cache_control",)
+def test_a_mark_stays_with_its_block(read: Any, changed: dict[str, Any], marks: list[str]) -> None:
+    for counted in (False, True):
+        asked = read(count=counted, **changed)
+        assert list(marks_of(asked.conversation)) == marks
+        assert asked.ignored == ()
+
+
+def test_the_mark_of_a_block_that_holds_nothing_here_is_at_what_stands_before_it(read: Any) -> None:
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+    messages = [
+        user(text("a")),
+        assistant(text("b"), found | {"cache_control": MARK}),
+        user(text()),
+    ]
+    assert list(marks_of(read(messages=messages).conversation)) == ["b 5m"]
+
+
+def marks_of(conversation: Conversation) -> Iterator[str]:
+    """Each marked block by what it says, and its lifetime."""
+    turns = (block for turn in conversation.messages for block in turn.content)
+    for each in (*conversation.tools, *conversation.system, *turns):
+        match each:
+            case Tool(name=said) | TextBlock(text=said) | NoteBlock(text=said):
+                pass
+            case ToolResultBlock():
+                yield from (f"{inner.text} {inner.cache}" for inner in each.content if inner.cache)
+                said = "result"
+            case _:
+                said = "call"
+        if each.cache:
+            yield f"{said} {each.cache}"
 
 
 def test_no_mark_is_no_mark(read: Any) -> None:

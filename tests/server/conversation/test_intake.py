@@ -225,7 +225,6 @@ def test_what_means_nothing_here_is_accepted(read: Any) -> None:
             ["output_config.task_budget"],
         ),
         ({"thinking": {"type": "between_tools"}}, ["thinking"]),
-        ({"cache_control": {"type": "ephemeral"}}, ["cache_control"]),
         (
             {"tools": [TOOL | {"allowed_callers": ["direct", "code_execution_20250825"]}]},
             ["tools.allowed_callers"],

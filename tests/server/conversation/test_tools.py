@@ -53,6 +53,7 @@ def test_a_tool_is_read_with_all_that_it_brings(read: Any) -> None:
         input_schema=schema,
         input_examples=({"a": 1},),
         strict=True,
+        cache="5m",
     )
     assert asked.conversation.tools == asked.demands.callable_tools == (expected,)
     assert list(expected.input_schema["properties"]) == ["b", "a"]

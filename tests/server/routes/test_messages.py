@@ -122,10 +122,16 @@ async def test_diagnostics_are_answered_when_they_are_asked_for(
     client: httpx.AsyncClient, body: Body
 ) -> None:
     asked = body | {"diagnostics": {"previous_message_id": None}}
-    expected = {"cache_miss_reason": {"type": "unavailable"}}
-    assert (await client.post("/v1/messages", json=asked)).json()["diagnostics"] == expected
-    told = events(await client.post("/v1/messages", json=asked | {"stream": True}))
+    first = (await client.post("/v1/messages", json=asked)).json()
+    assert first["diagnostics"] is None  # there is nothing to compare
+    unknown = body | {"diagnostics": {"previous_message_id": "msg_unknown"}, "stream": True}
+    told = events(await client.post("/v1/messages", json=unknown))
+    expected = {"cache_miss_reason": {"type": "previous_message_not_found"}}
     assert told[0]["message"]["diagnostics"] == expected
+    changed = body | {"system": "New.", "diagnostics": {"previous_message_id": first["id"]}}
+    reason = (await client.post("/v1/messages", json=changed)).json()["diagnostics"]
+    assert reason["cache_miss_reason"]["type"] == "system_changed"
+    assert reason["cache_miss_reason"]["cache_missed_input_tokens"] > 0
 
 
 # --- errors before the first byte --------------------------------------------------------------

@@ -28,8 +28,8 @@ def test_a_reply_carries_the_headers_that_it_is_given() -> None:
 async def test_a_whole_answer_and_a_stream_name_what_was_ignored(
     stream: bool, client: httpx.AsyncClient, body: dict[str, Any]
 ) -> None:
-    asked = body | {"stream": stream, "cache_control": {"type": "ephemeral"}}
+    asked = body | {"stream": stream, "inference_geo": "eu"}
     reply = await client.post("/v1/messages", json=asked)
-    assert "cache_control" in reply.headers["senryu-ignored"].split(", ")
+    assert "inference_geo" in reply.headers["senryu-ignored"].split(", ")
     plain = await client.post("/v1/messages", json=body | {"stream": stream})
     assert "senryu-ignored" not in plain.headers

@@ -23,7 +23,7 @@ ANSWER = Answer(
     blocks=(TextBlock(text="hi"),),
     stop_reason=StopReason.END_TURN,
     stop_sequence=None,
-    usage=Usage(input_tokens=3, output_tokens=5, cache_read_tokens=16, cache_creation_tokens=32),
+    usage=Usage(input_tokens=3, output_tokens=5, cache_read_tokens=16, cache_creation_5m_tokens=32),
 )
 KEYS = [
     "model",
@@ -81,8 +81,9 @@ def test_a_message_that_has_just_started_is_empty_and_counts_one_token() -> None
 
 def test_diagnostics_are_sent_only_to_those_who_asked() -> None:
     assert "diagnostics" not in message_body(ANSWER)
-    asked = message_body(ANSWER, Extras(diagnostics=True))
-    assert asked["diagnostics"] == {"cache_miss_reason": {"type": "unavailable"}}
+    assert message_body(ANSWER, Extras(asked_why=True))["diagnostics"] is None
+    why = {"cache_miss_reason": {"type": "previous_message_not_found"}}
+    assert message_body(ANSWER, Extras(asked_why=True, diagnosis=why))["diagnostics"] == why
 
 
 def test_a_thought_is_told_with_its_seal() -> None:

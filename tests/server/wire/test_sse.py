@@ -104,8 +104,9 @@ def test_an_answer_opens_with_its_empty_message() -> None:
 
 def test_diagnostics_stand_on_the_opening_when_they_were_asked_for() -> None:
     assert "diagnostics" not in read(frame(STARTED))[0][1]["message"]
-    (_, body) = read(frame(STARTED, Extras(diagnostics=True)))[0]
-    assert body["message"]["diagnostics"] == {"cache_miss_reason": {"type": "unavailable"}}
+    why = {"cache_miss_reason": {"type": "previous_message_not_found"}}
+    (_, body) = read(frame(STARTED, Extras(asked_why=True, diagnosis=why)))[0]
+    assert body["message"]["diagnostics"] == why
 
 
 def test_a_block_opens_empty_and_closes_by_its_index() -> None:

@@ -2,7 +2,7 @@
 a tokenizer that only renders."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -84,6 +84,12 @@ class TemplateTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return list(text.replace(GUARD, "").encode())
+
+    def encode_to(
+        self, text: str, ends: Sequence[int], salt: str = ""
+    ) -> tuple[list[int], list[int]]:
+        shown = text.replace(GUARD, "")
+        return self.encode(text), [len(shown[:end].encode()) for end in ends]
 
 
 WEATHER = Tool(
