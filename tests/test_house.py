@@ -59,6 +59,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.server.manifest",
         "senryu.server.settings",
         "senryu.server.device",
+        "senryu.server.engine.model_folder",  # another server is started on the same model
+        "senryu.server.engine.vllm_arguments",  # ... with the same settings of its engine
         "senryu.distill",  # trained side by side with others' trainers
         "senryu.quant",  # quantized side by side with others' quantizers
     ),
