@@ -13,7 +13,8 @@ does not tell, and is shown as a dash. The words are used so:
   what its engine's counters grew by (asked - had), otherwise unknown.
 - A turn's computed tokens are the sum over its attempts. An attempt that the client left before the
   first token was stopped in the middle of its prompt: it counts with what the next one did not have
-  to compute again, for at least so much it had done.
+  to compute again, for at least so much it had done. Where it told nothing of its prompt, that is
+  what is missing to the turn's new tokens.
 - **Computed over new** is the ratio of the sums over all turns of which both are known. 1.0 would
   be reading nothing twice; the turn's last, half-filled block is always read again.
 - **Read again** is computed less new, at least 0, summed over the same turns.
@@ -135,17 +136,22 @@ def hit_share(attempt: Attempt) -> float | None:
     return None if not prompt or computed is None else 1 - computed / prompt
 
 
-def _turn_computed(attempts: Sequence[Attempt]) -> int | None:
-    total, after = 0, None
-    for attempt in reversed(attempts):
+def _turn_computed(attempts: Sequence[Attempt], new: int | None) -> int | None:
+    *earlier, last = attempts
+    after = total = computed_tokens(last)
+    for attempt in reversed(earlier):
         own = computed_tokens(attempt)
-        if first_token_seconds(attempt) is None and after is not None:
-            total += max(0, (own or 0) - after)
-        elif own is None:
+        if total is None or after is None:
             return None
-        else:
+        if first_token_seconds(attempt) is not None:
+            if own is None:
+                return None
             total += own
-        after = own
+        elif own is not None:
+            total += max(0, own - after)
+        elif new is not None:
+            total = max(total, new)
+        after = own if own is not None else after
     return total
 
 
@@ -157,13 +163,14 @@ def turn_figures(measured: Iterable[Measured]) -> list[TurnFigures]:
         prompt = prompt_tokens(last)
         shared = turn.shared if turn.kind == "compacted" else before
         known = prompt is not None and shared is not None
+        new = (prompt or 0) - (shared or 0) if known else None
         found.append(
             TurnFigures(
                 number=turn.number,
                 kind=turn.kind,
                 prompt=prompt,
-                new=(prompt or 0) - (shared or 0) if known else None,
-                computed=_turn_computed(turn.attempts),
+                new=new,
+                computed=_turn_computed(turn.attempts, new),
                 start_s=start_seconds(last),
                 first_token_s=first_token_seconds(last),
                 cold_s=turn.cold_seconds,

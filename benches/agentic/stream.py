@@ -177,7 +177,7 @@ def calls(attempt: Attempt, tools: frozenset[str]) -> Calls:
         if block.get("type") == "tool_use":
             names[index] = str(block.get("name"))
             inputs[index] = ""
-        elif delta.get("type") == "input_json_delta" and index in inputs:
+        elif index in inputs:
             inputs[index] += delta.get("partial_json") or ""
     bad = [index for index in names if names[index] not in tools or not _is_object(inputs[index])]
     end = attempt.first("message_delta")
