@@ -28,14 +28,16 @@ Value = TypeVar("Value")
 
 def guarded(value: Value, words: tuple[str, ...]) -> Value:
     """The same value, a text or JSON, with `words` broken in every text of it."""
-    same: Value = _guarded(value, any_of(words))
+    same: Value = _guarded(value, words)
     return same
 
 
-def _guarded(value: Any, words: re.Pattern[str]) -> Any:
+def _guarded(value: Any, words: tuple[str, ...]) -> Any:
     match value:
         case str():
-            return words.sub(_broken, value)
+            # Looking for each word is much faster than for any of them, and most texts have none.
+            found = tuple(word for word in words if word in value)
+            return any_of(found).sub(_broken, value) if found else value
         case list() | tuple():
             return [_guarded(item, words) for item in value]
         case dict():
@@ -49,7 +51,7 @@ def _broken(found: re.Match[str]) -> str:
     return f"{word[:1]}{GUARD}{word[1:]}"
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def any_of(words: tuple[str, ...]) -> re.Pattern[str]:
     """A pattern that finds each of `words`, the longest that stands at a place."""
     longest_first = sorted(words, key=len, reverse=True)

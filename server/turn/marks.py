@@ -51,7 +51,7 @@ class Mark:
 
 def places(conversation: Conversation, text: str, dialect: Dialect) -> list[Place]:
     """The marks of a conversation in its rendered text, the guards taken out (turn/guard.py)."""
-    found = list(_of_tools(conversation.tools, text))
+    found = list(_of_tools(conversation.tools, text, dialect))
     end, in_system = _of_blocks(conversation.system, text, 0, "system", dialect)
     found += in_system
     for blocks in _up_to_the_last(conversation):
@@ -74,14 +74,17 @@ def _has_mark(block: Block) -> bool:
     return block.cache is not None
 
 
-def _of_tools(tools: Sequence[Tool], text: str) -> Iterator[Place]:
+def _of_tools(tools: Sequence[Tool], text: str, dialect: Dialect) -> Iterator[Place]:
     if not any(tool.cache for tool in tools):
         return
     end = 0
     for tool in tools:
-        spelt = (f'"{tool.name}"', as_json(tool.description)[1:-1], as_json(tool.input_schema))
-        for piece in spelt:
-            end = _behind(piece, text, end)
+        worded = _behind(dialect.define(tool), text, end)
+        if worded > end:
+            end = worded
+        else:  # by the template, in lines of its own
+            for piece in (f'"{tool.name}"', as_json(tool.description)[1:-1]):
+                end = _behind(piece, text, end)
         if tool.cache is not None:
             yield Place(end, tool.cache, "tools")
 

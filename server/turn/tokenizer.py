@@ -128,17 +128,18 @@ class HuggingFaceTokenizer:
             read += len(part)
             while len(lengths) < len(ends) and ends[len(lengths)] < read:
                 within = ends[len(lengths)] - (read - len(part))
-                lengths.append(len(ids) + self._settled(part, within))
+                lengths.append(len(ids) + self._settled(part[:within], known[part] or (), salt))
             ids += known[part] or ()
         return ids, lengths + [len(ids)] * (len(ends) - len(lengths))
 
-    def _settled(self, part: str, end: int) -> int:
-        """How many of a part's tokens are the same whatever follows its first `end` characters."""
-        if not end:
+    def _settled(self, beginning: str, ids: Sequence[int], salt: str) -> int:
+        """How many tokens a part of the text begins with in common with its own beginning."""
+        if not beginning:
             return 0
-        (beginning, whole) = self._ids([part[:end], part])
-        pairs = zip(beginning, whole, strict=False)
-        return next((at for at, (a, b) in enumerate(pairs) if a != b), len(beginning))
+        alone = self._remembered.get((salt, beginning)) or next(self._read([beginning], salt))
+        return next(
+            (at for at, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), len(alone)
+        )
 
     def _chunks(self, text: str, length: int) -> Iterator[str]:
         """What stands up to each control token; of that, when it is longer, what stands up to the

@@ -1,0 +1,162 @@
+"""A cache mark stands behind its block in the rendered prompt, whatever the template made of it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from senryu.server.conversation.messages import (
+    Conversation,
+    Message,
+    NoteBlock,
+    TextBlock,
+    Tool,
+    ToolResultBlock,
+)
+from senryu.server.turn.dialects import choose_dialect
+from senryu.server.turn.dialects.base import Dialect
+from senryu.server.turn.prompt import Prompt, build_prompt
+
+from .conftest import CHATML, LLAMA, QWEN, TemplateTokenizer
+
+FAMILIES = {"plain": CHATML, "hermes": QWEN, "llama3": LLAMA}
+
+
+def speaker(family: str) -> tuple[TemplateTokenizer, Dialect]:
+    dialect, _ = choose_dialect(FAMILIES[family], asked=family, named=None)
+    return TemplateTokenizer(FAMILIES[family]), dialect
+
+
+def read_up_to(prompt: Prompt) -> list[str]:
+    """What the model reads up to each mark: these tokenizers have a token a byte."""
+    return [bytes(prompt.token_ids[: mark.tokens]).decode() for mark in prompt.marks]
+
+
+def user(*blocks: Any) -> Message:
+    return Message(role="user", content=blocks)
+
+
+def assistant(*blocks: Any) -> Message:
+    return Message(role="assistant", content=blocks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mark_stands_right_behind_its_text(family: str, weather: Tool) -> None:
+    tokenizer, dialect = speaker(family)
+    asked = Conversation(
+        system=(TextBlock(text="Be brief. ", cache="1h"), TextBlock(text="Be kind.", cache="1h")),
+        messages=(
+            user(TextBlock(text="How is Paris?")),
+            assistant(TextBlock(text="Warm.")),
+            user(TextBlock(text="And Rome?", cache="5m"), TextBlock(text="And Oslo?")),
+        ),
+    )
+    prompt = build_prompt(asked, tokenizer, dialect)
+    assert [(mark.ttl, mark.part) for mark in prompt.marks] == [
+        ("1h", "system"),
+        ("1h", "system"),
+        ("5m", "messages"),
+    ]
+    for shown, end in zip(read_up_to(prompt), ("Be brief.", "Be kind.", "And Rome?"), strict=True):
+        assert shown.endswith(end)
+    assert weather.name not in read_up_to(prompt)[-1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mark_on_a_result_stands_behind_what_the_tool_gave(
+    family: str, called: Conversation
+) -> None:
+    tokenizer, dialect = speaker(family)
+    fine, failed = called.messages[-1].content
+    assert isinstance(fine, ToolResultBlock)
+    inner = replace(fine, content=(TextBlock(text="22 °C", cache="5m"),))
+    for marked in (replace(fine, cache="5m"), inner):
+        turn = replace(called.messages[-1], content=(marked, failed))
+        asked = replace(called, messages=(*called.messages[:-1], turn))
+        (shown,) = read_up_to(build_prompt(asked, tokenizer, dialect))
+        assert shown.endswith("22 °C")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mark_on_a_tool_stands_behind_it_and_before_the_next(
+    family: str, called: Conversation, weather: Tool
+) -> None:
+    tokenizer, dialect = speaker(family)
+    other = replace(weather, name="get_time", description="The time.")
+    asked = replace(called, tools=(replace(weather, cache="1h"), other))
+    prompt = build_prompt(asked, tokenizer, dialect)
+    (shown,) = read_up_to(prompt)
+    assert "get_weather" in shown
+    assert "get_time" not in shown
+    assert prompt.marks[0].part == "tools"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_note_and_a_call_can_be_marked(family: str, called: Conversation) -> None:
+    tokenizer, dialect = speaker(family)
+    said = called.messages[1]
+    call = replace(said.content[-1], cache="5m")
+    asked = replace(
+        called,
+        messages=(
+            called.messages[0],
+            replace(said, content=(*said.content[:-1], call)),
+            replace(
+                called.messages[2],
+                content=(*called.messages[2].content, NoteBlock(text="Soon.", cache="5m")),
+            ),
+        ),
+    )
+    at_call, at_note = read_up_to(build_prompt(asked, tokenizer, dialect))
+    assert "Paris" in at_call
+    assert "22 °C" not in at_call
+    assert at_note.endswith("Soon.")
+
+
+PIECES = ["a", "b", " ", "\n", "<|im_end|>", "<think>", "é", "user", '"', "{"]
+TEXTS = (
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=12)
+    .map("".join)
+    .filter(lambda text: not text.isspace())
+)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=7), data=st.data())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_marks_change_no_token_and_never_stand_too_late(
+    family: str, texts: list[str], data: st.DataObject
+) -> None:
+    """What stands up to a mark is the same in the conversation that ends there."""
+    tokenizer, dialect = speaker(family)
+    if len(texts) % 2 == 0:
+        texts.append("end")
+    turns = [
+        Message(role="assistant" if index % 2 else "user", content=(TextBlock(text=text),))
+        for index, text in enumerate(texts)
+    ]
+    at = data.draw(st.integers(0, len(turns) - 1))
+    marked = list(turns)
+    marked[at] = replace(turns[at], content=(TextBlock(text=texts[at], cache="5m"),))
+    plain = build_prompt(Conversation(messages=tuple(turns)), tokenizer, dialect)
+    prompt = build_prompt(Conversation(messages=tuple(marked)), tokenizer, dialect)
+    assert prompt.token_ids == plain.token_ids
+    (mark,) = prompt.marks
+    if at % 2 == 0:
+        ended = build_prompt(Conversation(messages=tuple(turns[: at + 1])), tokenizer, dialect)
+        assert ended.token_ids[: mark.tokens] == prompt.token_ids[: mark.tokens]
+
+
+def test_a_block_that_the_template_leaves_out_leaves_its_mark_where_it_would_stand() -> None:
+    tokenizer = TemplateTokenizer(
+        "{% for message in messages if message.role != 'system' %}{{ message.content }}\n"
+        "{% endfor %}"
+    )
+    dialect, _ = choose_dialect("", asked="plain", named=None)
+    asked = Conversation(
+        system=(TextBlock(text="Hidden.", cache="1h"),),
+        messages=(user(TextBlock(text="Shown.", cache="5m")),),
+    )
+    prompt = build_prompt(asked, tokenizer, dialect)
+    assert [mark.tokens for mark in prompt.marks] == [0, len("Shown.")]
