@@ -17,7 +17,7 @@ import httpx
 from senryu.server.device import detect
 
 from .client import Client, Refused
-from .figures import Measured, figures, hit_share, turn_figures, with_billing
+from .figures import Measured, figures, hit_share, turn_figures, with_probes
 from .replay import Manner, Player
 from .report import Column, Restart, progress, record, restart_table, table, turn_table
 from .servers import DidNotStart, Running, server
@@ -98,6 +98,7 @@ def _heading(shape: Shape, seed: int, arguments: argparse.Namespace) -> str:
 def _session(name: str, session: Session, arguments: argparse.Namespace) -> Column:
     """All turns; those that were measured before a failure count."""
     measured: list[Measured] = []
+    first: Attempt | None = None
     repeated: Attempt | None = None
     failure: str | None = None
     running, model = Running(name=name, url="", version="", started=False), ""
@@ -105,7 +106,7 @@ def _session(name: str, session: Session, arguments: argparse.Namespace) -> Colu
         with server(name) as running, _client(running, arguments) as client:
             model = client.model
             player = Player(client, session, _manner(arguments))
-            player.warm_up()
+            first = player.warm_up()
             for turn in player.turns():
                 measured.append(turn)
                 print(progress(name, turn_figures(measured)[-1]), file=sys.stderr, flush=True)
@@ -119,7 +120,11 @@ def _session(name: str, session: Session, arguments: argparse.Namespace) -> Colu
         name=name,
         version=running.version,
         model=model,
-        figures=with_billing(figures(measured, tools), repeated) if measured else None,
+        figures=(
+            with_probes(figures(measured, tools), first=first, repeated=repeated)
+            if measured
+            else None
+        ),
         failure=failure,
     )
 

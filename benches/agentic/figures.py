@@ -115,6 +115,9 @@ class Figures:
     """Answers whose usage is what the engine's counters grew by."""
     billing_shared: float | None = None
     """Of the prompt, when only the billing line differs."""
+    first_request_s: float | None = None
+    """Time to the first token of a short request with one tool, before all turns: what a server
+    puts off until somebody asks."""
 
 
 def computed_tokens(attempt: Attempt) -> int | None:
@@ -216,9 +219,14 @@ def figures(measured: Sequence[Measured], tools: frozenset[str]) -> Figures:
     )
 
 
-def with_billing(of: Figures, repeated: Attempt | None) -> Figures:
-    """`repeated`: the last request once more, with another billing line."""
-    return of if repeated is None else replace(of, billing_shared=hit_share(repeated))
+def with_probes(of: Figures, *, first: Attempt | None, repeated: Attempt | None) -> Figures:
+    """`first`: the request before all turns. `repeated`: the last turn's once more, with another
+    billing line."""
+    return replace(
+        of,
+        first_request_s=first_token_seconds(first) if first else None,
+        billing_shared=hit_share(repeated) if repeated else None,
+    )
 
 
 def _hit_rate(whole: Sequence[Attempt]) -> float | None:

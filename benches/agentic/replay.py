@@ -41,9 +41,13 @@ class Player:
         self._echoes: dict[int, list[Block]] = {}
         self._waited: list[float] = []
 
-    def warm_up(self) -> None:
-        """A request about nothing, for what a server does only once."""
-        self._client.ask({"messages": [{"role": "user", "content": "Say hi."}]}, answer=4)
+    def warm_up(self) -> Attempt:
+        """A short request with one tool, for what a server does only once. It shares nothing with
+        the session."""
+        schema = {"type": "object", "properties": {"greeting": {"type": "string"}}}
+        tool = {"name": "Greet", "description": "Says hi.", "input_schema": schema}
+        messages = [{"role": "user", "content": "Say hi."}]
+        return self._client.ask({"tools": [tool], "messages": messages}, answer=4)
 
     def turns(self) -> Iterator[Measured]:
         """All turns in order. Raises Refused."""

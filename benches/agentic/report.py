@@ -72,6 +72,7 @@ _ROWS: tuple[Row, ...] = (
     ("tokens read again", lambda of: of.read_again, _count),
     ("hit rate", lambda of: of.hit_rate, _percent),
     ("shared when only the billing line differs", lambda of: of.billing_shared, _percent),
+    ("first token, short request before all turns", lambda of: of.first_request_s, _seconds),
     ("first token, cold (first turn)", lambda of: of.first_token_cold_s, _seconds),
     ("first token, warm (median)", lambda of: of.first_token_warm_s, _seconds),
     ("first token, warm (longest)", lambda of: of.first_token_warm_longest_s, _seconds),
@@ -111,7 +112,7 @@ def _compared(label: str, values: Sequence[Any]) -> str:
 
 
 def _line(label: str, values: Sequence[str], last: str) -> str:
-    return f"{label:<42}" + "".join(f"{value:>16}" for value in values) + f"{last:>9}".rstrip()
+    return f"{label:<44}" + "".join(f"{value:>16}" for value in values) + f"{last:>9}".rstrip()
 
 
 def turn_table(columns: Sequence[Column]) -> str:
