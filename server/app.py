@@ -24,6 +24,7 @@ from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.signing_key import read_secret
 from senryu.server.turn.diagnosis import Memory
+from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import (
     ApiError,
     EngineFailed,
@@ -35,8 +36,10 @@ from senryu.server.wire.errors import (
 log = logging.getLogger("senryu.server")
 
 
-def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
-    """The whole API over `engine`."""
+def build_app(
+    settings: ServerSettings, engine: Engine, beginnings: Beginnings | None = None
+) -> ASGIApp:
+    """The whole API over `engine`. `beginnings` notes how prompts begin."""
     app = FastAPI(
         title="senryu", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
@@ -45,6 +48,7 @@ def build_app(settings: ServerSettings, engine: Engine) -> ASGIApp:
     secret = read_secret(settings)
     app.state.signer = Signer(secret)
     app.state.memory = Memory()
+    app.state.beginnings = beginnings
     app.state.callers = Callers(settings, secret)
     app.state.open_media = media_opener(settings, window=engine.card.window)
     for room in (messages, models, vertex, openapi, health):

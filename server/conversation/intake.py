@@ -32,9 +32,14 @@ from .walk import every_block
 __all__ = ["Asked", "Terms", "read_request", "read_sampling"]
 
 _FORMAT_BETAS = frozenset({"structured-outputs-2025-11-13", "structured-outputs-2025-12-15"})
-# Claude Code begins its system prompt with a line that differs from session to session: with it
-# no two sessions would share the beginning of a prompt (contract 7).
-_BILLING_LINE = re.compile(r"x-anthropic-billing-header:[^\n]*\n*")
+# Claude Code begins its system prompt with a line that differs from request to request: with it no
+# two would share the beginning of a prompt (contract 7). It is known by its shape, a name and
+# `key=value` pairs, so that a text about it stays.
+_BILLING_LINE = re.compile(
+    r"x-anthropic-billing-header:"
+    r"(?:[ \t]*[\w.-]+=[^;\s]*(?:;|(?=[ \t]*(?:\n|\Z))))+"
+    r"[ \t]*(?:\n+|\Z)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from senryu.server.turn import diagnosis
 from senryu.server.turn.blocks import Answer, fold
 from senryu.server.turn.prompt import Prompt, build_prompt
 from senryu.server.turn.turn import Turn, run_turn
+from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import ApiError, EngineFailed, InvalidRequest
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, Prompted, parse
 from senryu.server.wire.responses import Extras, count_body, message_body
@@ -109,6 +110,9 @@ async def answer(request: Request, body: bytes, spoken: Spoken) -> Response:
     headers = ignored_header((*asked.ignored, *form.unheld))
     if not await engine.healthy():
         raise EngineFailed("The engine has stopped; restart the server")
+    beginnings: Beginnings | None = request.app.state.beginnings
+    if beginnings is not None and turn.prompt.marks:  # nobody waits for the disk
+        asyncio.get_running_loop().run_in_executor(None, beginnings.note, turn.prompt)
     if wanted.stream:
         request_id = request.scope["state"]["request_id"]
         return EventStream(

@@ -67,9 +67,35 @@ def test_the_line_that_differs_from_session_to_session_is_dropped(read: Any) -> 
     assert read(system=BILLING) == read()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        BILLING.rstrip(";"),
+        f"{BILLING} later_key=; x.y=a/b=c;",
+        "x-anthropic-billing-header:cch=1",
+        BILLING + "  ",
+    ],
+)
+def test_that_line_is_known_by_its_shape_whatever_its_keys(read: Any, line: str) -> None:
+    for system in (f"{line}\nYou are a poet.", [text(line), text("You are a poet.")]):
+        assert read(system=system).conversation.system_text == "You are a poet."
+
+
+@pytest.mark.parametrize(
+    "line", ["x-anthropic-billing-header: what does it mean?", "x-anthropic-billing-header:", "x-a"]
+)
+def test_a_text_about_that_line_stays(read: Any, line: str) -> None:
+    assert read(system=line).conversation.system_text == line
+
+
 def test_elsewhere_that_line_is_text_like_any_other(read: Any) -> None:
     system = read(system=[text("Say:"), text(BILLING)]).conversation.system_text
     assert system == f"Say:{BILLING}"
+
+
+def test_a_flood_of_such_pairs_takes_no_time(read: Any) -> None:
+    line = "x-anthropic-billing-header:" + " a=b" * 50_000 + " !"
+    assert read(system=line).conversation.system_text == line
 
 
 def test_an_empty_block_of_the_system_prompt_is_refused(read: Any) -> None:
