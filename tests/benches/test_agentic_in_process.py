@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from senryu.benches.agentic import client as agentic_client
 from senryu.benches.agentic import servers
 from senryu.benches.agentic.__main__ import main
 from senryu.benches.agentic.client import Client, Refused
@@ -15,6 +16,12 @@ from senryu.server.engine.scripted import ScriptedEngine
 
 CALL = '<tool_call>\n{"name": "Read", "arguments": {"file_path": "src/a.py"}}\n</tool_call>'
 ANSWER = f"The row is empty.\n</think>\n\nI read the file.\n{CALL}"
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This server needs no time to notice that its client left."""
+    monkeypatch.setattr(agentic_client, "_SETTLE", 0.0)
 
 
 def replay(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, Any]:
@@ -45,6 +52,7 @@ def test_a_session_is_played_to_its_end(serve: Any, capsys: pytest.CaptureFixtur
     assert 0 < figures["first_token_warm_s"] <= figures["silence_without_pings_s"]
     assert column["model"] == "scripted"
     assert {"date", "machine", "python", "seed"} <= set(record)
+    assert {"senryu", "httpx"} <= set(record["versions"])
     assert "summed up at turn 11" in shown
 
 
