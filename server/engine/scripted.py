@@ -5,7 +5,10 @@ asked, and takes its turn after each as a real engine would. Its tokenizer count
 """
 
 import asyncio
+import hashlib
 import re
+from array import array
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, cycle, islice
@@ -16,6 +19,7 @@ from senryu.server.turn.dialects.base import Chat, Dialect
 from senryu.server.turn.dialects.hermes import THOUGHT, HermesDialect
 from senryu.server.turn.dialects.spelling import as_json
 from senryu.server.turn.guard import GUARD, IMAGE
+from senryu.server.turn.marks import grown
 from senryu.server.turn.prompt import Prompt
 
 from .base import Choice, EngineCard, FinishReason, TokenEvent
@@ -65,6 +69,32 @@ IMAGE_TOKENS = 64
 """How many tokens an image is to this engine, whatever it shows."""
 
 
+class _Blocks:
+    """Which blocks were read before, as vLLM knows them: whole ones, each with all before it, under
+    one salt. What was asked for longest ago is forgotten first."""
+
+    MOST = 20_000
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+
+    def found(self, prompt: Prompt, size: int) -> int:
+        """How many tokens of a prompt are known, never the last one; now all are."""
+        ids = array("q", prompt.token_ids)
+        digest = hashlib.blake2b(prompt.salt.encode(), digest_size=16)
+        found, going = 0, True
+        for start in range(0, len(ids) - size + 1, size):
+            digest.update(ids[start : start + size])
+            key = digest.digest()
+            going = going and key in self._known and start + size < len(ids)
+            found += size if going else 0
+            self._known[key] = None
+            self._known.move_to_end(key)
+        while len(self._known) > self.MOST:
+            self._known.popitem(last=False)
+        return found
+
+
 class ScriptedEngine:
     """Recites `script`, a text or its tokens. With `tokens`, it goes round until it has said
     that many. `sees`: whether it takes images, to recite the same."""
@@ -92,13 +122,20 @@ class ScriptedEngine:
             sees=sees,
             choices=(Choice("engine", "scripted", "it was asked for; it has no weights"),),
         )
+        self._blocks = _Blocks()
         self.active: set[str] = set()
         """The requests that are being answered: tests look here for what was aborted."""
 
     def look(self, prompt: Prompt) -> Prompt:
         image = self.tokenizer.IMAGE
         shown = [[each] * (IMAGE_TOKENS if each == image else 1) for each in prompt.token_ids]
-        return Prompt(token_ids=list(chain.from_iterable(shown)))
+        images = [(at, IMAGE_TOKENS) for at, each in enumerate(prompt.token_ids) if each == image]
+        return replace(
+            prompt,
+            token_ids=list(chain.from_iterable(shown)),
+            images=(),
+            marks=grown(prompt.marks, images),
+        )
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str
@@ -106,10 +143,11 @@ class ScriptedEngine:
         count = min(self._tokens, sampling.max_tokens)
         last = FinishReason.STOP if count == self._tokens else FinishReason.LENGTH
         self.active.add(request_id)
+        cached = self._blocks.found(prompt, self.card.block)
         try:
             for step, piece in enumerate(self._recite(count), start=1):
                 await asyncio.sleep(0)
-                yield TokenEvent((step,), piece, last if step == count else None)
+                yield TokenEvent((step,), piece, last if step == count else None, cached)
         finally:
             self.active.discard(request_id)
 

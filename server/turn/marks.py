@@ -8,7 +8,7 @@ few tokens of the count and never a wrong one: what was read from the cache is t
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from senryu.server.conversation.messages import (
@@ -47,6 +47,15 @@ class Mark:
     tokens: int
     ttl: Ttl
     part: Part
+
+
+def grown(marks: Iterable[Mark], images: Sequence[tuple[int, int]]) -> tuple[Mark, ...]:
+    """The marks of a prompt each of whose images, which was one token at a place, now is so many:
+    `images` are places and lengths."""
+    return tuple(
+        replace(mark, tokens=mark.tokens + sum(size - 1 for at, size in images if at < mark.tokens))
+        for mark in marks
+    )
 
 
 def places(conversation: Conversation, text: str, dialect: Dialect) -> list[Place]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from senryu.server.conversation.messages import Usage
 from senryu.server.turn.accounting import input_usage
-from senryu.server.turn.marks import Mark
+from senryu.server.turn.marks import Mark, grown
 
 MARKS = st.lists(
     st.builds(
@@ -81,3 +81,9 @@ def test_a_prefix_below_the_minimum_counts_as_not_cached() -> None:
     marks = [Mark(100, "5m", "messages")]
     assert counts(input_usage(200, marks, cached=96, block=32, minimum=97)) == (0, 0, 0, 200)
     assert counts(input_usage(200, marks, cached=96, block=32, minimum=96)) == (96, 0, 0, 104)
+
+
+def test_a_mark_behind_images_moves_as_they_grow() -> None:
+    marks = [Mark(tokens, "5m", "messages") for tokens in (5, 6, 20)]
+    images = [(5, 64), (10, 10)]
+    assert [mark.tokens for mark in grown(marks, images)] == [5, 6 + 63, 20 + 63 + 9]
