@@ -98,6 +98,7 @@ def scripted_url() -> Iterator[str]:
         [sys.executable, "examples/stream.py"],
         [sys.executable, "examples/tool_loop.py"],
         [sys.executable, "examples/structured.py"],
+        [sys.executable, "examples/prompt_cache.py"],
     ],
     ids=str,
 )
