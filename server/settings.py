@@ -82,6 +82,18 @@ class ServerSettings:
     """Tokens in one block of the KV cache; prefix hits are whole blocks. Left out: 32 on a CPU,
     and vLLM's own choice on a GPU."""
 
+    kv_files_gib: float = 8.0
+    """Disk that prompts marked for the prompt cache may take, in GiB, to outlive the KV memory and
+    a restart; 0 keeps none."""
+
+    kv_files: str | None = None
+    """The folder to keep them in. Left out: one in the cache folder."""
+
+    kv_cpu_gib: float | None = None
+    """Memory of the machine that takes what the KV memory of a GPU has no room for, in GiB; 0 takes
+    none, and keeps no prompts in files either. Left out: an eighth of it, as far as its shared
+    memory goes. A CPU needs none."""
+
     cache_minimum: int = 0
     """Tokens that a prefix marked for the prompt cache must have to be counted as cached. 0 counts
     from one block on; the hosted service begins at 512 to 4,096, by model."""
@@ -151,20 +163,22 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port: {self.port} is not a port; take one from 0 to 65535")
-        for name in ("window", "kv_memory_gib", "block_size", "threads", "max_streams"):
+        counts = ("window", "block_size", "threads", "max_streams")
+        for name in (*counts, "kv_memory_gib"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise SettingsError(f"{name}: {value} must be greater than 0")
-        for name in ("kv_memory_gib", "ping_seconds", "body_limit_mb", "body_seconds"):
+        sizes = ("kv_memory_gib", "kv_files_gib", "kv_cpu_gib", "body_limit_mb")
+        for name in (*sizes, "ping_seconds", "body_seconds"):
             if not math.isfinite(getattr(self, name) or 0.0):
                 raise SettingsError(f"{name}: {getattr(self, name)} is not a finite number")
-        for name in ("grace_seconds", "cache_minimum"):
-            if getattr(self, name) < 0:
+        for name in ("grace_seconds", "cache_minimum", "kv_files_gib", "kv_cpu_gib"):
+            if (getattr(self, name) or 0) < 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must not be below 0")
         for name in ("ping_seconds", "body_limit_mb", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
-        for name in ("kv_memory_gib", "body_limit_mb"):  # 1e308 of them is no number of bytes
+        for name in sizes:  # 1e308 of them is no number of bytes
             if (getattr(self, name) or 0) > 2**20:
                 raise SettingsError(
                     f"{name}: {getattr(self, name):g} is more than a machine has; take at most "

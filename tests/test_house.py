@@ -67,7 +67,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
 }
 
 # The rented engine has one door, and what stands directly beside it.
-MAY_IMPORT_VLLM = ("server/engine/vllm_engine.py", "server/engine/vllm_arguments.py")
+MAY_IMPORT_VLLM = (
+    "server/engine/vllm_engine.py",
+    "server/engine/vllm_arguments.py",
+    # What vLLM loads into its own processes.
+    "server/engine/kv/connector.py",
+    "server/engine/kv/telling.py",
+)
 
 # Pure: values in, values out. No clock, no socket, no event loop, no framework, no tensors.
 PURE = (
@@ -76,6 +82,7 @@ PURE = (
     "server/turn",
     "server/engine/vllm_arguments.py",
     "server/engine/base.py",
+    "server/engine/kv/work.py",
     "server/install_plan.py",
 )
 NOT_PURE = ("server/turn/turn.py", "server/turn/tokenizer.py")

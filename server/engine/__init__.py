@@ -6,7 +6,9 @@ talks to a fake without knowing.
 
 import os
 import platform
+import shutil
 import sys
+from pathlib import Path
 
 from senryu.server.device import detect, refusal
 from senryu.server.manifest import cache_folder
@@ -27,9 +29,10 @@ async def open_engine(settings: ServerSettings, *, gate: bool = False) -> Engine
             window=settings.window or 200_000,
             model=settings.served_name or "scripted",
         )
+    from .kv.identity import weights_identity
     from .model_folder import find_model, read_facts, refuse_unservable
     from .quiet import new_log
-    from .vllm_arguments import memory_choices, vllm_arguments
+    from .vllm_arguments import Storage, memory_choices, vllm_arguments
     from .vllm_engine import installed_build, open_vllm
 
     try:
@@ -46,7 +49,16 @@ async def open_engine(settings: ServerSettings, *, gate: bool = False) -> Engine
     facts = read_facts(
         folder, served_name=settings.served_name, asked=settings.model, dialect=settings.dialect
     )
-    arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}")
+    try:
+        weights = weights_identity(folder)
+    except OSError as error:
+        raise EngineError(f"{error.filename} cannot be read ({error.strerror})") from error
+    storage = Storage(
+        folder=str(kept_prompts(settings)),
+        weights=weights,
+        shared_memory=_free_shared_memory(),
+    )
+    arguments = vllm_arguments(settings, device, facts, build=f"{build} {version}", storage=storage)
     try:
         log_file = None if settings.verbose else new_log(cache_folder() / "logs")
     except OSError as error:
@@ -59,3 +71,17 @@ async def open_engine(settings: ServerSettings, *, gate: bool = False) -> Engine
         return memory_choices(settings, device, facts, window=window, kv_tokens=kv_tokens)
 
     return await open_vllm(arguments, memory, log_file=log_file)
+
+
+def kept_prompts(settings: ServerSettings) -> Path:
+    """The folder of what is kept of prompts over a restart."""
+    if settings.kv_files is None:
+        return cache_folder() / "kv"
+    return Path(settings.kv_files).expanduser().absolute()
+
+
+def _free_shared_memory() -> int:
+    try:
+        return shutil.disk_usage("/dev/shm").free  # noqa: S108 - where vLLM shares memory
+    except OSError:
+        return 0

@@ -4,6 +4,8 @@ GPU and CPU builds of vLLM are one engine with different arguments, and the diff
 file. No vLLM, torch or I/O here; the figures behind the defaults are in docs/lab-notes.md.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +35,28 @@ class VllmArguments:
     choices: tuple[Choice, ...]
     created_at: str
     dialect: Dialect
+    tended: "Tended | None" = None
+    """A folder that vLLM writes to and never tidies up: that is left to us."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tended:
+    """How much may lie in a folder."""
+
+    folder: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """Where KV may go beside the engine's own memory."""
+
+    folder: str
+    """For kept prompts, of all models."""
+    weights: str
+    """Tells the model apart from every other."""
+    shared_memory: int
+    """Bytes free of the memory that processes may share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +78,29 @@ class ModelFacts:
     """Why it speaks this one, as the end of a sentence."""
 
 
+KEPT_FILES = "kept prompts"
+"""The choice that says where prompts are kept."""
+
+_TIERS_SINCE = (0, 32)
+"""The first vLLM whose connectors and schedulers we know."""
+
+_LEAST_OFFLOADED = GIB // 4
+"""Less memory than that is not worth a tier."""
+
 _FOR_GPUS = ("nvfp4", "mxfp4", "w4a8-fp8")
 """How schemes begin for which the CPU build has no kernel."""
 
 
 def vllm_arguments(
-    settings: ServerSettings, device: Device, model: ModelFacts, *, build: str
+    settings: ServerSettings,
+    device: Device,
+    model: ModelFacts,
+    *,
+    build: str,
+    storage: Storage | None = None,
 ) -> VllmArguments:
-    """The arguments for this machine. `build` names the vLLM that is installed.
+    """The arguments for this machine. `build` names the vLLM that is installed. Without `storage`
+    no prompt outlives the engine's memory.
 
     Raises EngineError where we know that vLLM would not say it, or not in time.
     """
@@ -75,6 +114,9 @@ def vllm_arguments(
         "model": model.folder,
         "served_model_name": model.name,
         "enable_prefix_caching": True,
+        # The same in every process, for kept prompts are known again by it; and no two prompts
+        # have one in common, for those of different keys must not.
+        "prefix_caching_hash_algo": "sha256",
         # Interactive work goes before batches; with equal priorities it is first come first served.
         "scheduling_policy": "priority",
         "enforce_eager": not _compiles(settings, on_cpu),
@@ -113,12 +155,99 @@ def vllm_arguments(
         window = settings.window or model.trained_window or LONG_PROMPT
         engine["long_prefill_token_threshold"] = min(LONG_PROMPT, window)
         engine["max_num_batched_tokens"] = max(2 * LONG_PROMPT, settings.max_streams or 0)
+    tended = None
+    if _newer_than(build, _TIERS_SINCE):
+        engine["scheduler_cls"] = "senryu.server.engine.kv.telling.scheduler"
+        if storage is not None and on_cpu and settings.kv_files_gib:
+            choices.append(_keep_files(settings, engine, storage))
+        elif storage is not None and not on_cpu and settings.kv_cpu_gib != 0:
+            tended = _offload(settings, engine, choices, device, storage, build)
     return VllmArguments(
         engine=engine,
         environment=environment,
         choices=tuple(choices),
         created_at=model.created_at,
         dialect=model.dialect,
+        tended=tended,
+    )
+
+
+def _newer_than(build: str, since: tuple[int, int]) -> bool:
+    found = re.search(r"(\d+)\.(\d+)", build)
+    return found is not None and (int(found[1]), int(found[2])) >= since
+
+
+def _keep_files(settings: ServerSettings, engine: dict[str, Any], storage: Storage) -> Choice:
+    """On a CPU: files, through a connector of ours. vLLM's own tiers need a GPU."""
+    engine["kv_transfer_config"] = {
+        "kv_connector": "FileConnector",
+        "kv_connector_module_path": "senryu.server.engine.kv.connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "folder": storage.folder,
+            "bytes": int(settings.kv_files_gib * GIB),
+            "weights": storage.weights,
+        },
+    }
+    return _files_choice(settings, storage)
+
+
+def _offload(
+    settings: ServerSettings,
+    engine: dict[str, Any],
+    choices: list[Choice],
+    device: Device,
+    storage: Storage,
+    build: str,
+) -> Tended | None:
+    """On a GPU: vLLM's own tiers, the machine's memory and behind it files."""
+    # It lies in shared memory, of which containers have little, and others want some.
+    most = storage.shared_memory * 3 // 4
+    if settings.kv_cpu_gib is not None:
+        size, why = int(settings.kv_cpu_gib * GIB), "the kv_cpu_gib setting"
+    elif most < device.memory // 8:
+        size, why = most, "three quarters of the shared memory that is free"
+    else:
+        size, why = device.memory // 8, "an eighth of the machine's memory"
+    if size > most:
+        raise EngineError(
+            f"kv_cpu_gib: {settings.kv_cpu_gib:g} GiB are more than three quarters of the shared "
+            f"memory that is free, {storage.shared_memory / GIB:.1f} GiB; set less, or give the "
+            "machine (a container: --shm-size) more"
+        )
+    if size < _LEAST_OFFLOADED:
+        choices.append(Choice(KEPT_FILES, "none", "too little shared memory is free"))
+        return None
+    tiers = []
+    choices.append(Choice("KV in memory", f"{size / GIB:.1f} GiB beside the GPU's", why))
+    if settings.kv_files_gib:
+        # vLLM tells models apart by their path alone, and what lies there may change; so may the
+        # order of the bytes from one vLLM or GPU to the next.
+        same = f"{storage.weights} {build} {device.name}"
+        name = hashlib.sha256(same.encode()).hexdigest()[:32]
+        tiers = [{"type": "fs", "root_dir": f"{storage.folder}/gpu-{name}"}]
+        choices.append(_files_choice(settings, storage))
+    engine["kv_transfer_config"] = {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "spec_name": "TieringOffloadingSpec",
+            "cpu_bytes_to_use": size,
+            "secondary_tiers": tiers,
+        },
+    }
+    if not tiers:
+        return None
+    return Tended(folder=tiers[0]["root_dir"], bytes=int(settings.kv_files_gib * GIB))
+
+
+def _files_choice(settings: ServerSettings, storage: Storage) -> Choice:
+    return Choice(
+        KEPT_FILES,
+        f"up to {settings.kv_files_gib:g} GiB in {storage.folder}",
+        "marked prefixes outlive the KV memory and a restart",
     )
 
 

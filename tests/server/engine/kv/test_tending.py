@@ -1,0 +1,48 @@
+"""The folder of vLLM's own file tier is kept in bounds."""
+
+import os
+import time
+from pathlib import Path
+
+from senryu.server.engine.kv.tending import Tender, tend
+from senryu.server.engine.vllm_arguments import Tended
+
+NOW = 1_800_000_000.0
+
+
+def block(folder: Path, name: str, *, age: float, size: int = 100) -> Path:
+    path = folder / "m_r0" / "abc" / "de_g0" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    os.utime(path, (NOW - age, NOW - age))
+    return path
+
+
+def test_the_oldest_go_until_the_others_fit(tmp_path: Path) -> None:
+    blocks = [block(tmp_path, f"{age}.bin", age=age) for age in range(10)]
+    assert tend(Tended(folder=str(tmp_path), bytes=550), now=NOW) == 500
+    assert [path.exists() for path in blocks] == [True] * 5 + [False] * 5
+
+
+def test_nothing_outlives_a_day(tmp_path: Path) -> None:
+    old = block(tmp_path, "old.bin", age=86_401)
+    torn = block(tmp_path, "x.bin_1.tmp", age=86_401)
+    young = block(tmp_path, "young.bin", age=86_399)
+    config = block(tmp_path, "config.json", age=86_401)
+    assert tend(Tended(folder=str(tmp_path), bytes=10**6), now=NOW) == 100
+    assert [each.exists() for each in (old, torn, young, config)] == [False, False, True, True]
+
+
+def test_a_folder_that_is_not_there_is_in_bounds(tmp_path: Path) -> None:
+    assert tend(Tended(folder=str(tmp_path / "none"), bytes=0)) == 0
+
+
+def test_it_is_looked_after_at_once_and_is_nobody_elses(tmp_path: Path) -> None:
+    path = block(tmp_path / "gpu", "a.bin", age=0)
+    tender = Tender(Tended(folder=str(tmp_path / "gpu"), bytes=50))
+    deadline = time.monotonic() + 10
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    tender.close()
+    assert not path.exists()
+    assert (tmp_path / "gpu").stat().st_mode & 0o777 == 0o700
