@@ -34,8 +34,9 @@ def ask(question: str) -> None:
         for _ in stream.text_stream:
             first_word = first_word or time.monotonic() - started
         usage = stream.get_final_message().usage
+        print(f"{question}\n{stream.get_final_text()}")
     print(
-        f"{question}  read from the cache: {usage.cache_read_input_tokens}, "
+        f"  read from the cache: {usage.cache_read_input_tokens}, "
         f"written to it: {usage.cache_creation_input_tokens}, "
         f"neither: {usage.input_tokens}; first word after {first_word:.2f} s"
     )

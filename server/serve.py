@@ -15,8 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from .callers import entries
+from .engine import kept_prompts
 from .engine.base import Engine, EngineError
 from .settings import ServerSettings, SettingsError, add_flags, load_arguments
+from .warm_up import Beginnings, warm_up
 
 # The settings that people change by hand; all others are for senryu.toml and SENRYU_*.
 FLAGS = (
@@ -153,8 +155,9 @@ async def _answer_requests(
                 for each, handler in zip(signals, before, strict=True):
                     signal.signal(each, handler)
 
+    beginnings = _beginnings(settings, engine)
     config = uvicorn.Config(
-        build_app(settings, engine),
+        build_app(settings, engine, beginnings),
         http="httptools",
         loop="none",  # we are in ours already
         lifespan="off",
@@ -168,11 +171,24 @@ async def _answer_requests(
     )
     print(banner(settings, engine, listener.getsockname()[1]), flush=True)
     server = Server(config)
+    reading_ahead = asyncio.create_task(warm_up(beginnings, engine)) if beginnings else None
     await server.serve(sockets=[listener])
+    if reading_ahead is not None:
+        reading_ahead.cancel()
+        await asyncio.wait({reading_ahead})
     if unfinished := server.server_state.tasks:
         for task in unfinished:  # uvicorn has done so, but not after a second Ctrl-C
             task.cancel()
         await asyncio.wait(unfinished, timeout=2)  # they say farewell
+
+
+def _beginnings(settings: ServerSettings, engine: Engine) -> Beginnings | None:
+    """The notes of how prompts begin; none where nothing of prompts is to be kept on the disk."""
+    if settings.engine == "scripted" or not settings.kv_files_gib:
+        return None
+    card = engine.card
+    folder = kept_prompts(settings) / "beginnings"
+    return Beginnings(folder, f"{card.model} {card.created_at}")
 
 
 def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
