@@ -10,7 +10,8 @@ does not tell, and is shown as a dash. The words are used so:
   never better). Where the server cannot count, that turn stays out of both sums.
 - An attempt's **computed** tokens are those of its prompt that the server did not find in a cache:
   `input_tokens + cache_creation_input_tokens` where it reports `cache_read_input_tokens`, otherwise
-  what its engine's counters grew by (asked - had), otherwise unknown.
+  what its engine's counters grew by (asked - had), otherwise unknown. A dropped attempt has only
+  `message_start` to go by: a server that does not know yet what it found is taken at its word.
 - A turn's computed tokens are the sum over its attempts. An attempt that the client left before the
   first token was stopped in the middle of its prompt: it counts with what the next one did not have
   to compute again, for at least so much it had done. Where it told nothing of its prompt, that is
