@@ -6,6 +6,7 @@ ten thousand calls.
 
 import asyncio
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -29,15 +30,18 @@ from senryu.server.conversation.messages import (
     Tool,
     ToolChoice,
     ToolUseBlock,
+    Usage,
 )
 from senryu.server.conversation.signing import Signer
 from senryu.server.engine import open_engine
 from senryu.server.engine.base import Engine
 from senryu.server.engine.model_folder import EMBEDDED, find_model
+from senryu.server.engine.vllm_arguments import VllmArguments
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.blocks import Answer, fold
 from senryu.server.turn.grammar import answer_grammar, form_on_trial
-from senryu.server.turn.prompt import build_prompt
+from senryu.server.turn.marks import Mark
+from senryu.server.turn.prompt import Prompt, build_prompt
 from senryu.server.turn.turn import Turn, run_turn
 
 pytestmark = [
@@ -126,9 +130,24 @@ def loop() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def engine(loop: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     pytest.importorskip("vllm", reason="the engine is not installed: make setup")
+    from senryu.server.engine import vllm_engine
+
     folder = make_tiny_model(tmp_path_factory.mktemp("tiny"), find_model(EMBEDDED))
-    settings = ServerSettings(model=str(folder), kv_memory_gib=0.5, max_streams=AT_ONCE)
-    engine = loop.run(open_engine(settings))
+    settings = ServerSettings(
+        model=str(folder),
+        kv_memory_gib=0.5,
+        max_streams=AT_ONCE,
+        kv_files=str(tmp_path_factory.mktemp("kv")),
+    )
+    open_vllm = vllm_engine.open_vllm
+
+    async def counting(arguments: VllmArguments, *rest: Any, **more: Any) -> Engine:
+        told = {**arguments.engine, "disable_log_stats": False}
+        return await open_vllm(replace(arguments, engine=told), *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vllm_engine, "open_vllm", counting)
+        engine = loop.run(open_engine(settings))
     yield engine
     loop.run(engine.close())
 
@@ -285,3 +304,57 @@ def test_the_dialect_was_read_off_the_chat_template(engine: Engine) -> None:
     (choice,) = [each for each in engine.card.choices if each.name == "dialect"]
     assert (choice.value, engine.card.dialect.name) == ("hermes", "hermes")
     assert engine.card.dialect.thought is not None
+
+
+def counters() -> Counter[str]:
+    """vLLM's own, in tokens: prompts that were looked for in its memory and in files, and how much
+    of them was found."""
+    from prometheus_client import REGISTRY
+
+    names = ("prefix_cache_queries", "prefix_cache_hits", "external_prefix_cache_hits")
+    found: Counter[str] = Counter()
+    for metric in REGISTRY.collect():
+        for sample in metric.samples:
+            for name in names:
+                if sample.name == f"vllm:{name}_total":
+                    found[name] += int(sample.value)
+    return found
+
+
+def test_what_clients_are_told_of_the_cache_is_what_the_engine_counts(
+    loop: asyncio.Runner, engine: Engine
+) -> None:
+    """Over 1,000 requests of four keys, of which most begin like others of theirs."""
+    chance = random.Random(4)
+
+    def tokens(count: int) -> list[int]:
+        return [chance.randrange(300, 4000) for _ in range(count)]
+
+    beginnings = [tokens(chance.randrange(40, 200)) for _ in range(12)]
+    prompts = []
+    for _ in range(1000):
+        ids = chance.choice(beginnings) + tokens(chance.randrange(1, 80))
+        if chance.random() < 0.2:  # a conversation that goes on
+            beginnings[chance.randrange(12)] = ids[:220]
+        marks = (Mark(len(ids), chance.choice(("5m", "1h")), "messages"),)
+        prompts.append(Prompt(token_ids=ids, salt=chance.choice("abcd"), marks=marks))
+    before, gate = counters(), asyncio.Semaphore(16)
+
+    async def usage(number: int, prompt: Prompt) -> Usage:
+        sampling = Sampling(max_tokens=1)
+        turn = Turn(message_id=f"count_{number}", model="m", prompt=prompt, sampling=sampling)
+        async with gate:
+            return (await fold(run_turn(turn, engine))).usage
+
+    async def all_of_them() -> list[Usage]:
+        return await asyncio.gather(*(usage(*each) for each in enumerate(prompts)))
+
+    told = loop.run(all_of_them())
+    counted = counters() - before
+    read = sum(each.cache_read_tokens for each in told)
+    assert read == counted["prefix_cache_hits"] + counted["external_prefix_cache_hits"]
+    assert read > 0.3 * counted["prefix_cache_queries"]
+    for prompt, each in zip(prompts, told, strict=True):
+        total = each.input_tokens + each.cache_read_tokens + each.cache_creation_tokens
+        assert total == len(prompt)
+    assert sum(map(len, prompts)) == counted["prefix_cache_queries"]
