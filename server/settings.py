@@ -115,7 +115,7 @@ class ServerSettings:
     scripted_tokens: int = 0
     """How many tokens the scripted engine says; 0 recites its text once."""
 
-    ping_seconds: float = 5.0
+    ping_seconds: float = 4.0
     """Silence on a stream after which a `ping` shows that we are alive."""
 
     grace_seconds: int = 10

@@ -34,6 +34,7 @@ LATE = 1_000
 """The priority of reading at start: behind all that somebody waits for."""
 _SUFFIX = ".json"
 _FRESH = 60.0
+_ANY_FORM = '{"type":"structural_tag","format":{"type":"any_text"}}'
 _ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0)
 
 
@@ -109,8 +110,14 @@ def _read(file: Path) -> tuple[str, Prompt] | None:
 
 async def warm_up(beginnings: Beginnings, engine: Engine) -> int:
     """Have the engine read what is remembered, one after the other and behind all requests; gives
-    how many it read. Stops where the engine fails."""
+    how many it read. Stops where the engine fails.
+
+    Not before schemas can be tried: both want the machine, and whoever asks with tools waits for
+    that.
+    """
     read = 0
+    with suppress(EngineError):
+        await engine.refusal(_ANY_FORM)
     for prompt in await asyncio.to_thread(lambda: list(beginnings.known())):
         if len(prompt) >= engine.card.window:
             continue

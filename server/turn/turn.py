@@ -22,9 +22,10 @@ from .prompt import Prompt
 from .splitter import Splitter
 from .writer import BlockWriter
 
-PATIENCE = 2.0
-"""Seconds that the beginning of an answer waits for the engine's word on what it found cached. When
-none comes in time, because others are before us, the answer begins without, and its end tells."""
+PATIENCE = 3.5
+"""Seconds that the beginning of an answer waits for the engine's word on what it found cached. It
+comes with the first step, which takes a CPU two seconds. When none comes in time, because others
+are before us, the answer begins without, and its end tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
