@@ -64,6 +64,8 @@ class _Found:
     names: list[str] = field(default_factory=list)
     admitted: int = 0
     """Blocks that are being read."""
+    failed: bool = False
+    """They could not be read, not even the first."""
 
 
 class Planner:
@@ -102,6 +104,11 @@ class Planner:
         # Asked again at every step as long as there is no memory for the request: what was found
         # whole is not read again, only looked for.
         before = self._found.get(request.request_id)
+        if before and (before.admitted or before.failed):
+            # It comes back only when nothing could be read, and would for ever where a disk shows
+            # us what it does not show the worker.
+            self._found[request.request_id] = _Found(start, failed=True)
+            return 0
         known = set(before.names) if before else set()
         found = _Found(start)
         for hashed in request.block_hashes[start:end]:
@@ -159,13 +166,17 @@ class Planner:
         now = self._clock()
         saves = []
         hashes = keeping.request.block_hashes
-        end = min(computed, keeping.end, len(hashes))
-        for number in range(keeping.next, end):
+        first, end = keeping.next, min(computed, keeping.end, len(hashes))
+        if end <= first:
+            return []
+        # The time counts from when the last of them is computed, which may be minutes after the
+        # first was.
+        for number in range(0 if end == keeping.end else first, end):
             name = hashes[number].hex()
             expires = now + keeping.seconds(number) - number * _BEFORE
-            if not self._files.extend(name, self._size, expires):
+            if not self._files.extend(name, self._size, expires) and number >= first:
                 saves.append(Save(blocks[number], name, expires))
-        keeping.next = max(keeping.next, end)
+        keeping.next = end
         return saves
 
     def _correct(self, request: Request, found: _Found) -> None:

@@ -96,6 +96,22 @@ def test_a_block_is_kept_as_long_as_the_most_patient_mark_over_it(planner: Plann
     assert len(set(lives)) == len(lives)
 
 
+def test_the_time_counts_from_when_the_last_of_them_is_computed(files: KeptBlocks) -> None:
+    now = NOW
+    planner = Planner(files, block=BLOCK, size=SIZE, clock=lambda: now)
+    request = Asked(1_000, keep=[(200, 300)])
+    planner.came(request)
+    for save in step(planner, request, 100).saves:
+        files.write(save.name, bytes(SIZE), save.expires)
+    now += 100
+    later = step(planner, request, 900).saves
+    assert [save.block for save in later] == [103, 104, 105], "what is kept is not written again"
+    first = request.block_hashes[0].hex()
+    assert later[0].expires == pytest.approx(NOW + 400, abs=0.01)
+    (file,) = (each for each in files._folder.rglob("*.kv") if each.stem == first)
+    assert file.stat().st_mtime == pytest.approx(NOW + 400, abs=0.01)
+
+
 def test_what_nobody_marked_is_not_saved(planner: Planner) -> None:
     for request in (Asked(1_000), Asked(1_000, keep=[(31, 300)])):
         planner.came(request)
@@ -196,6 +212,22 @@ def test_what_could_not_be_read_after_all_is_not_told_as_found(
     request.num_computed_tokens = computed  # as vLLM cuts it back
     planner.admitted(request, range(100, 113), 0)
     assert request.prefill_stats.said == said
+
+
+def test_who_could_not_be_read_anything_is_not_made_to_wait_again(
+    planner: Planner, files: KeptBlocks
+) -> None:
+    """The files may still look whole from here."""
+    request = Asked(400)
+    keep(files, request, range(12))
+    planner.matched(request, 0)
+    planner.admitted(request, range(100, 113), 384)
+    assert planner.matched(request, 0) == 0
+    assert planner.matched(request, 0) == 0, "nor while it waits for memory"
+    planner.admitted(request, range(100, 113), 0)
+    assert request.prefill_stats.said is None, "vLLM has set it anew"
+    request.num_preemptions = 1
+    assert planner.matched(request, 0) == 384
 
 
 def test_what_was_told_before_a_request_was_interrupted_stands(
