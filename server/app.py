@@ -17,13 +17,13 @@ from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
 from senryu.server.media.local import media_opener
+from senryu.server.past_prompts import PastPrompts
 from senryu.server.routes import health, messages, models, openapi, vertex
 from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.signing_key import read_secret
-from senryu.server.turn.diagnosis import Memory
 from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import (
     ApiError,
@@ -47,7 +47,7 @@ def build_app(
     app.state.engine = engine
     secret = read_secret(settings)
     app.state.signer = Signer(secret)
-    app.state.memory = Memory()
+    app.state.past_prompts = PastPrompts()
     app.state.beginnings = beginnings
     app.state.callers = Callers(settings, secret)
     app.state.open_media = media_opener(settings, window=engine.card.window)

@@ -42,6 +42,12 @@ class Callers:
         self.anyone = None if self._known else Caller(name="", salt=_salt(secret, nobody))
         """Who everybody is on a server without keys; None on one with keys."""
 
+    @property
+    def salts(self) -> frozenset[str]:
+        """Those of everybody who may ask."""
+        known = [caller for _, caller in self._known]
+        return frozenset(caller.salt for caller in (*known, self.anyone) if caller is not None)
+
     def named(self, offered: Iterable[bytes]) -> Caller | None:
         """Whose key is among those offered. Every one is compared with every key, and in constant
         time: how long it takes tells nothing."""

@@ -13,13 +13,13 @@ import os
 import secrets
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from senryu.server.conversation.messages import Sampling
-from senryu.server.engine.base import Engine, EngineError
+from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.turn.prompt import Prompt
 
 log = logging.getLogger("senryu.server")
@@ -84,8 +84,10 @@ class Beginnings:
                 elif told[0] == self.model:
                     yield told[1]
 
-    def _files(self) -> Iterable[tuple[float, Path]]:
-        return [(file.stat().st_mtime, file) for file in self.folder.glob(f"*{_SUFFIX}")]
+    def _files(self) -> Iterator[tuple[float, Path]]:
+        for file in self.folder.glob(f"*{_SUFFIX}"):
+            with suppress(FileNotFoundError):  # another thread was tidying up
+                yield file.stat().st_mtime, file
 
     def _write(self, file: Path, content: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -103,14 +105,14 @@ def _read(file: Path) -> tuple[str, Prompt] | None:
         told = json.loads(file.read_bytes())
         ids = array("I", told["token_ids"]).tolist()
         prompt = Prompt(token_ids=ids, salt=str(told["salt"]), priority=LATE)
-        return str(told["model"]), prompt
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return (str(told["model"]), prompt) if ids else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
-async def warm_up(beginnings: Beginnings, engine: Engine) -> int:
-    """Have the engine read what is remembered, one after the other and behind all requests; gives
-    how many it read. Stops where the engine fails.
+async def warm_up(beginnings: Beginnings, engine: Engine, salts: Container[str]) -> int:
+    """Have the engine read what is remembered of callers with these salts, one after the other and
+    behind all requests; gives how many it read. Stops where the engine fails.
 
     Not before schemas can be tried: both want the machine, and whoever asks with tools waits for
     that.
@@ -118,13 +120,17 @@ async def warm_up(beginnings: Beginnings, engine: Engine) -> int:
     read = 0
     with suppress(EngineError):
         await engine.refusal(_ANY_FORM)
-    for prompt in await asyncio.to_thread(lambda: list(beginnings.known())):
-        if len(prompt) >= engine.card.window:
-            continue
+    known = await asyncio.to_thread(lambda: list(beginnings.known()))
+    wanted = [each for each in known if each.salt in salts and len(each) < engine.card.window]
+    # The latest last: should the engine have no room for all, it forgets what it read first.
+    for number, prompt in enumerate(reversed(wanted)):
         try:
-            async with aclosing(engine.generate(prompt, _ONE_TOKEN, f"warm-{read}")) as events:
+            async with aclosing(engine.generate(prompt, _ONE_TOKEN, f"warm-{number}")) as events:
                 async for _ in events:
                     pass
+        except PromptRefused as problem:
+            log.warning("The beginning of a prompt is not read ahead: %s", problem)
+            continue
         except EngineError as problem:
             log.warning("Reading known prompts ahead has stopped: %s", problem)
             break

@@ -20,7 +20,7 @@ Marked = TypeVar("Marked", bound=Block | Tool)
 _MOST = 4
 _DEFAULT_TTL: Ttl = "5m"
 # Blocks that a mark at the top of the request passes over on its way to the last one.
-_UNMARKABLE = (wire.Thinking, wire.RedactedThinking)
+_UNMARKABLE = (wire.Thinking, wire.RedactedThinking, wire.HostedBlock)
 
 
 def read_marks(request: Prompted, blocks: Sequence[Placed]) -> None:
@@ -55,10 +55,12 @@ def read_marks(request: Prompted, blocks: Sequence[Placed]) -> None:
 
 
 def marked(blocks: Iterable[Marked], source: Any) -> list[Marked]:
-    """What was made of a block of the wire: the last of it has that one's mark."""
+    """What was made of a block of the wire: the last of it has that one's mark. Of two marks that
+    come to stand at one place the longer holds."""
     made = list(blocks)
     if made and (mark := getattr(source, "cache_control", None)) is not None:
-        made[-1] = replace(made[-1], cache=_ttl(mark))
+        long = "1h" in (_ttl(mark), made[-1].cache)
+        made[-1] = replace(made[-1], cache="1h" if long else "5m")
     return made
 
 

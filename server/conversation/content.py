@@ -72,8 +72,10 @@ class ContentReader:
             made = list(self._block(block, here, latest=index == self._latest_answer))
             if made:
                 blocks += marked(made, block)
-            else:  # the mark of what holds nothing for this model is at what stands before it
+            elif blocks:  # what holds nothing for this model leaves its mark to what stands before
                 blocks = marked(blocks, block)
+            elif getattr(block, "cache_control", None) is not None:
+                self.ignored.append("messages.cache_control")
         return blocks
 
     def _block(self, block: Any, here: str, *, latest: bool) -> Iterator[Block]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from senryu.server.wire import blocks as wire
 from senryu.server.wire.errors import InvalidRequest, NotFound
 
+from .cache_marks import marked
 from .media import MediaError
 from .media_budget import MediaBudget
 from .messages import ImageBlock, TextBlock
@@ -33,7 +34,10 @@ def read_document(
 def read_search_result(block: wire.SearchResult) -> TextBlock:
     found = "\n\n".join(text.text for text in block.content)
     head = f"source: {block.source}\ntitle: {block.title}"
-    return TextBlock(text=f"\n<search_result>\n{head}\n\n{found}\n</search_result>\n")
+    result = [TextBlock(text=f"\n<search_result>\n{head}\n\n{found}\n</search_result>\n")]
+    for text in block.content:
+        result = marked(result, text)
+    return result[0]
 
 
 def _parts(
@@ -45,9 +49,10 @@ def _parts(
         case wire.ContentSource():
             for place, part in enumerate(source.content):
                 if isinstance(part, wire.Text):
-                    yield TextBlock(text=part.text)
+                    yield from marked([TextBlock(text=part.text)], part)
                 else:
-                    yield pictures.read(part, f"{here}.content.content.{place}.image")
+                    image = pictures.read(part, f"{here}.content.content.{place}.image")
+                    yield from marked([image], part)
         case wire.Base64PdfSource():
             yield _pdf(_decoded(source.data, here), f"{here}.base64", terms, pictures.budget)
         case wire.UrlSource():

@@ -82,7 +82,7 @@ class Section:
         self._toolbox = toolbox
         self._terms = terms
         self._lines: list[str] = []
-        self._marked: Any = None
+        self._marked: list[Any] = []
         self._definitions: list[ToolDefinitionBlock] = []
 
     def read(self, index: int, param: MessageParam) -> None:
@@ -92,7 +92,7 @@ class Section:
             here = f"messages.{index}.content.{place}"
             check_party(here, block.type, param.role)
             if getattr(block, "cache_control", None) is not None:
-                self._marked = block
+                self._marked.append(block)
             if isinstance(block, wire.Text):
                 texts.append(checked_text(block).text)
             else:
@@ -115,7 +115,10 @@ class Section:
 
     def blocks(self) -> tuple[Block, ...]:
         note = [NoteBlock(text="\n".join(self._lines))] if self._lines else []
-        return tuple(marked([*note, *self._definitions], self._marked))
+        blocks: list[Block] = [*note, *self._definitions]
+        for block in self._marked:
+            blocks = marked(blocks, block)
+        return tuple(blocks)
 
 
 def _check_place(index: int, params: Sequence[MessageParam]) -> None:

@@ -20,6 +20,7 @@ from senryu.server.conversation.intake import Asked, Terms, read_request, read_s
 from senryu.server.conversation.messages import Conversation
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
+from senryu.server.past_prompts import PastPrompts
 from senryu.server.settings import ServerSettings
 from senryu.server.turn import diagnosis
 from senryu.server.turn.blocks import Answer, fold
@@ -166,20 +167,20 @@ def _read_message(
         cache_minimum=state.settings.cache_minimum,
     )
     if wanted.diagnostics is not None:
-        told = _diagnosis(wanted.diagnostics.previous_message_id, turn, read, state.memory)
+        told = _diagnosis(wanted.diagnostics.previous_message_id, turn, read, state.past_prompts)
         extras = replace(extras, asked_why=True, diagnosis=told)
     return wanted, asked, form_of(turn, engine), extras
 
 
 def _diagnosis(
-    previous_id: str | None, turn: Turn, read: Understood, memory: diagnosis.Memory
+    previous_id: str | None, turn: Turn, read: Understood, past: PastPrompts
 ) -> Mapping[str, Any] | None:
     """What is not as in the message before, if there was one; this one is remembered."""
     now = diagnosis.asked(turn.model, read.conversation, read.prompt)
-    memory.put(turn.message_id, now)
+    past.put(turn.message_id, now)
     if previous_id is None:
         return None
-    before = memory.get(previous_id, read.prompt.salt)
+    before = past.get(previous_id, read.prompt.salt)
     return diagnosis.NOT_FOUND if before is None else diagnosis.diagnosis(before, now)
 
 
@@ -253,15 +254,24 @@ async def _answer(turn: Turn, engine: Engine) -> Answer:
 async def _frames(
     turn: Turn, engine: Engine, request_id: str, extras: Extras
 ) -> AsyncGenerator[bytes, None]:
-    """The answer's frames. Once the status line is out an error can only be an event."""
+    """The answer's frames. Once the first is out an error can only be an event; before that it is
+    raised."""
+    begun = False
     try:
         async with aclosing(run_turn(turn, engine)) as events:
             async for event in events:
                 yield frame(event, extras)
+                begun = True
     except EngineError as error:
+        if not begun:
+            raise _blamed(error) from error
         yield error_frame(_blamed(error), request_id)
     except ApiError as error:
+        if not begun:
+            raise
         yield error_frame(error, request_id)
     except Exception:
+        if not begun:
+            raise
         log.exception("request %s broke in its stream", request_id)
         yield error_frame(EngineFailed("Internal server error"), request_id)

@@ -31,8 +31,9 @@ def stopping() -> NotReady:
 
 
 class EventStream(Response):
-    """Sends frames as they come. A client that leaves closes the generator, and with it the
-    engine's request. A server that stops closes it too, and sends `farewell` as the last frame."""
+    """Sends frames as they come, the status with the first: what is raised before it is an error
+    like any other. A client that leaves closes the generator, and with it the engine's request. A
+    server that stops closes it too, and sends `farewell` as the last frame."""
 
     def __init__(
         self,
@@ -49,13 +50,15 @@ class EventStream(Response):
         self._frames = frames
         self._ping_seconds = ping_seconds
         self._farewell = farewell
+        self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._all_headers})
         sending = asyncio.create_task(self._send(send))
         try:
             await _first_of(sending, receive)
         except asyncio.CancelledError:  # the grace that a stopping server gives is over
+            if not self._begun:
+                raise
             await send({"type": "http.response.body", "body": self._farewell})
             return
         with suppress(asyncio.CancelledError):
@@ -63,15 +66,24 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        pings = _Pings(send, loop, self._ping_seconds)
+        pings: _Pings | None = None
         try:
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
+                    if pings is None:
+                        await self._begin(send)
+                        # Not before the first frame: clients want that to be the first event.
+                        pings = _Pings(send, loop, self._ping_seconds)
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
                     pings.quiet_since = loop.time()
         finally:
-            pings.stop()
+            if pings is not None:
+                pings.stop()
         await send({"type": "http.response.body", "body": b""})
+
+    async def _begin(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self._all_headers})
+        self._begun = True
 
 
 class _Pings:

@@ -1,14 +1,12 @@
 """Why a prompt could not be read from the cache: what of it is not as in the message before
 (contract 1.10.4).
 
-Pure but for the memory of past prompts, which holds those whose requests asked for a diagnosis.
+Pure: past prompts are kept in `server/past_prompts.py`.
 """
 
 import hashlib
 import json
-import threading
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,9 +14,6 @@ from typing import Any
 from senryu.server.conversation.messages import Conversation, ImageBlock
 
 from .prompt import Prompt
-
-REMEMBERED_BYTES = 32 * 2**20
-"""Some eighty prompts of 100,000 tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,31 +103,3 @@ def _common(one: "array[int]", other: "array[int]") -> int:
         else:
             high = middle - 1
     return low
-
-
-class Memory:
-    """The prompts of past messages by their ids; what was remembered first is forgotten first."""
-
-    def __init__(self, limit: int = REMEMBERED_BYTES) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._asked: OrderedDict[str, Asked] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def put(self, message_id: str, prompt: Asked) -> None:
-        with self._lock:
-            self._asked[message_id] = prompt
-            self._bytes += _size(prompt)
-            while self._bytes > self._limit:
-                self._bytes -= _size(self._asked.popitem(last=False)[1])
-
-    def get(self, message_id: str, salt: str) -> Asked | None:
-        """None also for a message of others."""
-        with self._lock:
-            found = self._asked.get(message_id)
-        return found if found is not None and found.salt == salt else None
-
-
-def _size(prompt: Asked) -> int:
-    blocks = len(prompt.tools) + len(prompt.system) + len(prompt.messages)
-    return 4 * len(prompt.token_ids) + 64 * blocks + 512

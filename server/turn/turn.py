@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from senryu.server.conversation.messages import Demands, Sampling, StopReason, Usage
 from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine, EngineError, FinishReason
+from senryu.server.engine.patience import Patient
 
 from .accounting import input_usage
 from .blocks import BlockEvent, TurnEnded, TurnStarted
-from .patience import Patient
 from .prompt import Prompt
 from .splitter import Splitter
 from .writer import BlockWriter

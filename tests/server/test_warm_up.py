@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from senryu.server.conversation.messages import Sampling
-from senryu.server.engine.base import EngineError, TokenEvent
+from senryu.server.engine.base import EngineError, PromptRefused, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.turn.marks import Mark
 from senryu.server.turn.prompt import Prompt
@@ -74,7 +74,16 @@ def test_only_so_many_are_remembered(beginnings: Beginnings) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"model": "m 1"}', b'{"model":"m 1","salt":"s","token_ids":[-1]}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"model": "m 1"}',
+        b'{"model": "m 1", "salt": "s", "token_ids": [-1]}',
+        b'{"model": "m 1", "salt": "s", "token_ids": []}',
+        b"[" * 100_000,
+    ],
+    ids=len,
 )
 def test_a_damaged_note_is_none_and_goes(beginnings: Beginnings, content: bytes) -> None:
     beginnings.note(prompt())
@@ -95,7 +104,7 @@ def test_where_nothing_can_be_written_nothing_is_remembered(
 
 
 class Reading(ScriptedEngine):
-    def __init__(self, *, broken: bool = False) -> None:
+    def __init__(self, *, broken: EngineError | None = None) -> None:
         super().__init__(window=350)
         self.read: list[Prompt] = []
         self._broken = broken
@@ -105,18 +114,20 @@ class Reading(ScriptedEngine):
     ) -> AsyncGenerator[TokenEvent, None]:
         self.read.append(prompt)
         if self._broken:
-            raise EngineError("gone")
+            raise self._broken
         async for event in super().generate(prompt, sampling, request_id):
             yield event
 
 
 async def test_at_start_all_are_read_behind_everybody_elses(beginnings: Beginnings) -> None:
-    for salt in ("s", "t"):
+    for age, salt in enumerate(("s", "t", "gone")):
         beginnings.note(prompt(salt=salt))
+        (file,) = (each for each in beginnings.folder.iterdir() if f'"{salt}"' in each.read_text())
+        os.utime(file, (time.time() - age, time.time() - age))
     beginnings.note(prompt(marked=360))  # more than the window has room for
     engine = Reading()
-    assert await warm_up(beginnings, engine) == 2
-    assert sorted(each.salt for each in engine.read) == ["s", "t"]
+    assert await warm_up(beginnings, engine, {"s", "t"}) == 2
+    assert [each.salt for each in engine.read] == ["t", "s"], "the latest last"
     assert {each.priority for each in engine.read} == {LATE}
 
 
@@ -125,7 +136,17 @@ async def test_an_engine_that_fails_is_not_asked_again(
 ) -> None:
     for number in range(3):
         beginnings.note(prompt(number))
-    engine = Reading(broken=True)
-    assert await warm_up(beginnings, engine) == 0
+    engine = Reading(broken=EngineError("gone"))
+    assert await warm_up(beginnings, engine, {"s"}) == 0
     assert len(engine.read) == 1
     assert "has stopped: gone" in caplog.text
+
+
+async def test_a_beginning_that_the_engine_refuses_keeps_no_other_from_being_read(
+    beginnings: Beginnings,
+) -> None:
+    for number in range(3):
+        beginnings.note(prompt(number))
+    engine = Reading(broken=PromptRefused("no"))
+    assert await warm_up(beginnings, engine, {"s"}) == 0
+    assert len(engine.read) == 3

@@ -22,6 +22,7 @@ ORDER = (
     "cache_control block. Note that blocks are processed in the following order: tools, system, "
     "messages."
 )
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
 CALL = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
 
 
@@ -90,13 +91,33 @@ def test_a_mark_stays_with_its_block(read: Any, changed: dict[str, Any], marks: 
 
 
 def test_the_mark_of_a_block_that_holds_nothing_here_is_at_what_stands_before_it(read: Any) -> None:
-    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
-    messages = [
-        user(text("a")),
-        assistant(text("b"), found | {"cache_control": MARK}),
-        user(text()),
-    ]
-    assert list(marks_of(read(messages=messages).conversation)) == ["b 5m"]
+    dropped = FOUND | {"cache_control": MARK}
+    for before, left in ((text("b"), "b 5m"), (text("b", HOUR), "b 1h")):
+        messages = [user(text("a")), assistant(before, dropped), user(text())]
+        assert list(marks_of(read(messages=messages).conversation)) == [left]
+    alone = read(messages=[user(text("a")), assistant(dropped), user(text())])
+    assert list(marks_of(alone.conversation)) == []
+    assert "messages.cache_control" in alone.ignored
+
+
+def test_the_automatic_mark_passes_over_what_holds_nothing_here(read: Any) -> None:
+    asked = read(messages=[user(text("a")), assistant(FOUND)], cache_control=MARK)
+    assert list(marks_of(asked.conversation)) == ["a 5m"]
+
+
+def test_marks_inside_a_document_and_on_a_search_result_stay(read: Any) -> None:
+    inner = {"type": "content", "content": [text("x", MARK), text("y")]}
+    document = {"type": "document", "source": inner}
+    assert list(marks_of(read(messages=[user(document)]).conversation)) == ["x 5m"]
+    result = {"type": "search_result", "source": "s", "title": "t", "content": [text("z", HOUR)]}
+    (mark,) = marks_of(read(messages=[user(result)]).conversation)
+    assert mark.endswith("1h")
+
+
+def test_of_marks_that_become_one_the_longer_holds(read: Any) -> None:
+    notes = {"role": "system", "content": [text("a", HOUR), text("b", MARK)]}
+    asked = read(messages=[user(text()), notes])
+    assert list(marks_of(asked.conversation)) == ["ab 1h"]
 
 
 def marks_of(conversation: Conversation) -> Iterator[str]:

@@ -4,12 +4,19 @@ The scripted engine remembers whole blocks as vLLM does; that vLLM does so is te
 `tests/journeys`.
 """
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
 import pytest
+
+from senryu.server.conversation.messages import Sampling
+from senryu.server.engine.base import EngineError, PromptRefused, TokenEvent
+from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.turn import turn
+from senryu.server.turn.prompt import Prompt
 
 Body = dict[str, Any]
 Ask = Callable[..., Any]
@@ -192,8 +199,73 @@ async def test_nobody_can_ask_under_a_salt_of_his_choice(
 async def test_a_minimum_is_obeyed(
     client_for: Callable[..., httpx.AsyncClient], body: Body
 ) -> None:
-    client = client_for(cache_minimum=2048)
     asked = body | {"system": [text(LONG, MARK)]}
-    for _ in range(2):
-        usage = (await client.post("/v1/messages", json=asked)).json()["usage"]
-        assert counts(usage) == (0, 0, 0)
+    for minimum, counted in ((2048, False), (512, True)):
+        client = client_for(cache_minimum=minimum)
+        for _ in range(2):
+            usage = (await client.post("/v1/messages", json=asked)).json()["usage"]
+            assert any(counts(usage)) is counted
+
+
+async def test_nobody_learns_what_changed_since_a_message_of_others(
+    client_for: Callable[..., httpx.AsyncClient], body: Body
+) -> None:
+    client = client_for(api_keys=("ann=k1", "bob=k2"))
+
+    async def why(key: str, previous: str | None) -> Any:
+        asked = body | {"diagnostics": {"previous_message_id": previous}}
+        reply = (await client.post("/v1/messages", json=asked, headers={"x-api-key": key})).json()
+        return reply["id"], reply["diagnostics"]
+
+    first, _ = await why("k1", None)
+    assert (await why("k1", first))[1] is None
+    assert (await why("k2", first))[1] == {
+        "cache_miss_reason": {"type": "previous_message_not_found"}
+    }
+
+
+class Late(ScriptedEngine):
+    """Tells nothing for a while, or fails at once."""
+
+    def __init__(self, *, seconds: float = 0.0, error: EngineError | None = None) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._error = error
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        await asyncio.sleep(self._seconds)
+        if self._error:
+            raise self._error
+        async for event in super().generate(prompt, sampling, request_id):
+            yield event
+
+
+async def test_an_engine_that_is_late_delays_the_start_a_while_and_no_ping_comes_before_it(
+    client_for: Callable[..., httpx.AsyncClient], body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turn, "PATIENCE", 0.1)
+    client = client_for(Late(seconds=0.5), ping_seconds=0.05)
+    reply = await client.post(
+        "/v1/messages", json=body | {"stream": True, "system": [text(LONG, MARK)]}
+    )
+    told = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: ")]
+    assert [event["type"] for event in told[:2]] == ["message_start", "ping"]
+    start = told[0]["message"]["usage"]
+    (end,) = (event["usage"] for event in told if event["type"] == "message_delta")
+    assert counts(start) == (0, 0, 0)
+    assert end["cache_creation_input_tokens"] > 800
+    assert start["input_tokens"] == end["input_tokens"] + end["cache_creation_input_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(EngineError("gone"), 500), (PromptRefused("too odd"), 400)]
+)
+async def test_an_engine_that_fails_before_anything_was_sent_is_an_error_like_any_other(
+    client_for: Callable[..., httpx.AsyncClient], body: Body, error: EngineError, status: int
+) -> None:
+    asked = body | {"stream": True, "system": [text(LONG, MARK)]}
+    reply = await client_for(Late(error=error)).post("/v1/messages", json=asked)
+    assert reply.status_code == status
+    assert str(error) in reply.json()["error"]["message"]

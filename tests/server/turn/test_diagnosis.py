@@ -80,20 +80,3 @@ def test_marks_and_seals_are_no_change_and_thoughts_and_images_are() -> None:
     assert told(result(None, b"a"), result(None, b"b")) == ("messages_changed", 0)
     marked = replace(TALK, tools=(replace(TOOL, cache="1h"),))
     assert told(asked(TALK, [1]), asked(marked, [1])) is None
-
-
-def test_a_message_of_others_is_not_found() -> None:
-    memory = diagnosis.Memory()
-    memory.put("msg_1", asked(TALK, [1], salt="a"))
-    assert memory.get("msg_1", "a") is not None
-    assert memory.get("msg_1", "b") is None
-    assert memory.get("msg_2", "a") is None
-
-
-def test_the_memory_keeps_to_its_bound() -> None:
-    memory = diagnosis.Memory(limit=20_000)
-    for number in range(100):
-        memory.put(f"msg_{number}", asked(TALK, [0] * 1000))
-    assert memory.get("msg_0", "s") is None
-    assert memory.get("msg_99", "s") is not None
-    assert sum(memory.get(f"msg_{number}", "s") is not None for number in range(100)) == 4

@@ -1,5 +1,7 @@
 """A cache mark stands behind its block in the rendered prompt, whatever the template made of it."""
 
+import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,9 @@ from senryu.server.conversation.messages import (
 )
 from senryu.server.turn.dialects import choose_dialect
 from senryu.server.turn.dialects.base import Dialect
-from senryu.server.turn.prompt import Prompt, build_prompt
+from senryu.server.turn.guard import GUARD
+from senryu.server.turn.marks import places
+from senryu.server.turn.prompt import Prompt, build_prompt, render
 
 from .conftest import CHATML, LLAMA, QWEN, TemplateTokenizer
 
@@ -160,3 +164,60 @@ def test_a_block_that_the_template_leaves_out_leaves_its_mark_where_it_would_sta
     )
     prompt = build_prompt(asked, tokenizer, dialect)
     assert [mark.tokens for mark in prompt.marks] == [0, len("Shown.")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefix_begins_with_the_tools_wherever_they_are_written(
+    family: str, called: Conversation
+) -> None:
+    tokenizer, dialect = speaker(family)
+    first, last = TextBlock(text="Be brief.", cache="1h"), TextBlock(text=" Be kind.", cache="1h")
+    asked = replace(called, system=(first, last))
+    at_first, at_last = read_up_to(build_prompt(asked, tokenizer, dialect))
+    assert at_first.endswith("Be brief.")
+    assert "get_weather" in at_last
+    assert "Be kind." in at_last
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("said", ["a", "name", "city", "weather"])
+def test_a_short_message_is_not_found_among_the_tools(
+    family: str, said: str, called: Conversation
+) -> None:
+    tokenizer, dialect = speaker(family)
+    asked = replace(called, messages=(user(TextBlock(text=said, cache="5m")),))
+    (shown,) = read_up_to(build_prompt(asked, tokenizer, dialect))
+    assert "get_weather" in shown
+    assert shown.endswith(said)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("given", ['a "b"\n\tc\\', "é\n", "{\n}"])
+def test_a_result_is_found_as_a_text_and_as_json(
+    family: str, given: str, called: Conversation
+) -> None:
+    tokenizer, dialect = speaker(family)
+    fine, failed = called.messages[-1].content
+    marked = replace(fine, content=(TextBlock(text=given),), cache="5m")
+    turn = replace(called.messages[-1], content=(marked, failed))
+    later = (assistant(TextBlock(text="So it is.")), user(TextBlock(text=given)))
+    asked = replace(called, messages=(*called.messages[:-1], turn, *later))
+    (shown,) = read_up_to(build_prompt(asked, tokenizer, dialect))
+    assert shown.endswith((given.strip(), json.dumps(given.strip(), ensure_ascii=False)[1:-1]))
+    assert "So it is." not in shown
+
+
+def test_pieces_that_are_not_shown_cost_little_however_many() -> None:
+    """What a template leaves out, and what only seems to be there: a guard of the client's own."""
+    tokenizer = TemplateTokenizer(
+        "{% for message in messages %}{{ message.content | replace('x', 'y') }}{% endfor %}"
+    )
+    dialect, _ = choose_dialect("", asked="plain", named=None)
+    odd = [user(TextBlock(text=f"x{number}")) for number in range(2_000)]
+    turns = [each for turn in odd for each in (turn, assistant(TextBlock(text="x")))]
+    last = user(TextBlock(text="ab" * 100_000 + GUARD, cache="5m"))
+    asked = Conversation(messages=(*turns, last))
+    rendered = render(asked, tokenizer, dialect)
+    began = time.process_time()
+    places(asked, rendered.replace(GUARD, ""), dialect)
+    assert time.process_time() - began < 1

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from senryu.server.engine.base import EngineError, TokenEvent
-from senryu.server.turn.patience import Patient
+from senryu.server.engine.patience import Patient
 
 
 async def events(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from senryu.server.engine.base import TokenEvent
+from .base import TokenEvent
 
 
 class Patient:
@@ -36,7 +36,10 @@ class Patient:
         return event
 
     async def aclose(self) -> None:
-        if self._first is not None and not self._first.done():
-            self._first.cancel()
-            await asyncio.wait({self._first})
-        await self._events.aclose()
+        try:
+            if self._first is not None:
+                self._first.cancel()
+                # Nobody is there any longer to be told how it ended.
+                await asyncio.gather(self._first, return_exceptions=True)
+        finally:
+            await self._events.aclose()
