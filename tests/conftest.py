@@ -30,6 +30,7 @@ from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.install_plan import read_pip_config, uv_environment
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.prompt import Prompt
+from senryu.server.warm_up import Beginnings
 
 ClientFor = Callable[..., httpx.AsyncClient]
 
@@ -115,9 +116,13 @@ async def client_for() -> AsyncIterator[ClientFor]:
     """Makes clients of an app of its own: `client_for(engine, api_key="…", other_settings=…)`."""
     async with AsyncExitStack() as stack:
 
-        def client_for(engine: ScriptedEngine | None = None, **changed: Any) -> httpx.AsyncClient:
+        def client_for(
+            engine: ScriptedEngine | None = None,
+            beginnings: Beginnings | None = None,
+            **changed: Any,
+        ) -> httpx.AsyncClient:
             settings = ServerSettings(**FIXED | changed)
-            app = build_app(settings, engine or ScriptedEngine())
+            app = build_app(settings, engine or ScriptedEngine(), beginnings)
             client = httpx.AsyncClient(
                 transport=httpx.ASGITransport(app), base_url="http://senryu.test"
             )

@@ -10,6 +10,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from senryu.server.conversation.messages import (
 )
 from senryu.server.conversation.signing import Signer
 from senryu.server.engine import open_engine
-from senryu.server.engine.base import Engine
+from senryu.server.engine.base import Engine, TokenEvent
 from senryu.server.engine.model_folder import EMBEDDED, find_model
 from senryu.server.engine.vllm_arguments import VllmArguments
 from senryu.server.settings import ServerSettings
@@ -358,3 +359,25 @@ def test_what_clients_are_told_of_the_cache_is_what_the_engine_counts(
         total = each.input_tokens + each.cache_read_tokens + each.cache_creation_tokens
         assert total == len(prompt)
     assert sum(map(len, prompts)) == counted["prefix_cache_queries"]
+
+
+def test_what_was_read_for_a_client_who_left_serves_the_one_who_asks_again(
+    loop: asyncio.Runner, engine: Engine
+) -> None:
+    """A client that gives up waiting for a long prompt and sends it once more."""
+    prompt = Prompt(
+        token_ids=[random.Random(7).randrange(300, 4000) for _ in range(1500)],
+        salt="left",
+        marks=(Mark(1500, "5m", "messages"),),
+    )
+
+    async def first_event(request_id: str) -> TokenEvent:
+        async with aclosing(engine.generate(prompt, Sampling(max_tokens=1), request_id)) as events:
+            return await anext(events)
+
+    async def both() -> tuple[TokenEvent, TokenEvent]:
+        return await first_event("left_1"), await first_event("left_2")
+
+    left, again = loop.run(both())
+    assert (list(left.token_ids), left.cached_tokens) == ([], 0), "told before it was read"
+    assert 256 <= again.cached_tokens < 1500

@@ -7,6 +7,7 @@ The scripted engine remembers whole blocks as vLLM does; that vLLM does so is te
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from senryu.server.engine.base import EngineError, PromptRefused, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.turn import turn
 from senryu.server.turn.prompt import Prompt
+from senryu.server.warm_up import MOST, Beginnings
 
 Body = dict[str, Any]
 Ask = Callable[..., Any]
@@ -269,3 +271,26 @@ async def test_an_engine_that_fails_before_anything_was_sent_is_an_error_like_an
     reply = await client_for(Late(error=error)).post("/v1/messages", json=asked)
     assert reply.status_code == status
     assert str(error) in reply.json()["error"]["message"]
+
+
+async def test_a_thousand_prefixes_leave_no_more_behind_than_they_may(
+    client_for: Callable[..., httpx.AsyncClient], body: Body, tmp_path: Path
+) -> None:
+    """Each asks why, is noted for the next start, and is never seen again."""
+    beginnings = Beginnings(tmp_path, "m")
+    client = client_for(beginnings=beginnings)
+    for number in range(1000):
+        system = [text(f"Prefix {number}. {LONG[:300]}", MARK)]
+        asked = body | {"system": system, "diagnostics": {"previous_message_id": None}}
+        reply = await client.post("/v1/messages", json=asked)
+        assert reply.status_code == 200
+        assert reply.json()["usage"]["cache_read_input_tokens"] < 64
+    for _ in range(100):  # notes are taken when nobody waits for them
+        if noted(beginnings) <= MOST:
+            break
+        await asyncio.sleep(0.05)
+    assert 0 < noted(beginnings) <= MOST
+
+
+def noted(beginnings: Beginnings) -> int:
+    return len(list(beginnings.folder.iterdir()))
