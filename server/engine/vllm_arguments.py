@@ -36,7 +36,7 @@ class VllmArguments:
     created_at: str
     dialect: Dialect
     tended: "Tended | None" = None
-    """A folder that vLLM writes to and never tidies up: that is left to us."""
+    """Where vLLM writes and never tidies up: that is left to us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +77,9 @@ class ModelFacts:
     dialect_why: str
     """Why it speaks this one, as the end of a sentence."""
 
+
+GPU_FOLDERS = "gpu-"
+"""How the folders begin that vLLM's own file tier writes to."""
 
 KEPT_FILES = "kept prompts"
 """The choice that says where prompts are kept."""
@@ -226,7 +229,7 @@ def _offload(
         # order of the bytes from one vLLM or GPU to the next.
         same = f"{storage.weights} {build} {device.name}"
         name = hashlib.sha256(same.encode()).hexdigest()[:32]
-        tiers = [{"type": "fs", "root_dir": f"{storage.folder}/gpu-{name}"}]
+        tiers = [{"type": "fs", "root_dir": f"{storage.folder}/{GPU_FOLDERS}{name}"}]
         choices.append(_files_choice(settings, storage))
     engine["kv_transfer_config"] = {
         "kv_connector": "OffloadingConnector",
@@ -240,7 +243,7 @@ def _offload(
     }
     if not tiers:
         return None
-    return Tended(folder=tiers[0]["root_dir"], bytes=int(settings.kv_files_gib * GIB))
+    return Tended(folder=storage.folder, bytes=int(settings.kv_files_gib * GIB))
 
 
 def _files_choice(settings: ServerSettings, storage: Storage) -> Choice:

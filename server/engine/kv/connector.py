@@ -8,6 +8,7 @@ be read after all, vLLM computes its block and those behind it, and until then s
 to anybody else: with its other kind of load such blocks could be hit while they hold nothing.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ class FileConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return None
 
     def wait_for_save(self) -> None:
-        if self._mover:
+        # vLLM calls it also on its way out of a step that failed, whose blocks are half computed.
+        if self._mover and sys.exc_info()[0] is None:
             self._mover.save(self._work)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:

@@ -17,21 +17,21 @@ _FORMAT = 1  # raised when the bytes of a block come to be ordered in another wa
 
 
 def weights_identity(folder: Path) -> str:
-    """Of a model folder, without reading its weights: the digests that its manifest records, or
-    else size and age of each file. Raises OSError."""
+    """Of a model folder, without reading its weights: size and age of each file, and the digests
+    that its manifest records. Raises OSError."""
     try:
         manifest = Manifest.read(folder)
     except ValueError:  # whoever reads the model's facts says what is wrong with it
         manifest = None
-    if manifest is not None and manifest.files:
-        files: Any = {name: record.sha256 for name, record in manifest.files.items()}
-    else:
-        files = {
-            file.name: (found.st_size, found.st_mtime_ns)
-            for file in folder.iterdir()
-            if file.is_file() and (found := file.stat())
-        }
-    return _digest({"files": files})
+    recorded = manifest.files if manifest is not None else {}
+    files = {
+        file.name: (found.st_size, found.st_mtime_ns)
+        for file in folder.iterdir()
+        if file.is_file() and (found := file.stat())
+    }
+    return _digest(
+        {"files": files, "recorded": {name: each.sha256 for name, each in recorded.items()}}
+    )
 
 
 def namespace(weights: str, facts: Mapping[str, Any]) -> str:

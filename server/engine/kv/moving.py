@@ -10,17 +10,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from .files import LONGEST, KeptBlocks
+from .files import KeptBlocks
 from .work import Load, Save, Work
 
 log = logging.getLogger("senryu.server")
 
 QUEUE_BYTES = 2**28
 """Memory that blocks may take which wait to be written."""
-_SWEEP_SECONDS = 30.0  # between two looks for what has expired
+_SWEEP_SECONDS = 60.0  # between two looks for what has expired, and for what others have written
 
 
 class Mover:
@@ -33,11 +33,9 @@ class Mover:
         layers: Sequence[Any],
         *,
         queue_bytes: int = QUEUE_BYTES,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
         self._layers = layers
-        self._clock = clock
         self.size = sum(layer.shape[1] for layer in layers)
         """Bytes of a block."""
         self._room = queue_bytes
@@ -66,8 +64,14 @@ class Mover:
                 if self._room < self.size:
                     log.warning("kept prompts: the disk is too slow, some are not kept")
                     return
+            try:
+                copy = self._copied(save.block)
+            except MemoryError:
+                log.warning("kept prompts: too little memory is free, some are not kept")
+                return
+            with self._lock:
                 self._room -= self.size
-            self._to_write.put((save, self._copied(save.block)))
+            self._to_write.put((save, copy))
 
     def read(self) -> tuple[set[str], set[int]]:
         """The requests that were read since the last call, and the blocks that could not be."""
@@ -105,10 +109,13 @@ class Mover:
         due = 0.0  # what expired before we were started goes first
         while True:
             try:
-                waiting = self._to_write.get(timeout=max(due - self._clock(), 0.01))
+                waiting = self._to_write.get(timeout=max(due - time.monotonic(), 0.01))
             except queue.Empty:
-                soonest = self._files.sweep().next_expiry
-                due = max(soonest or self._clock() + LONGEST, self._clock() + _SWEEP_SECONDS)
+                try:
+                    self._files.sweep()
+                except Exception:
+                    log.exception("kept prompts: what has expired is not removed")
+                due = time.monotonic() + _SWEEP_SECONDS
                 continue
             if waiting is None:
                 return
@@ -117,7 +124,6 @@ class Mover:
                 self._files.write(save.name, block, save.expires)
             except Exception:
                 log.exception("kept prompts: a block is not kept")
-            due = min(due, max(save.expires, self._clock() + _SWEEP_SECONDS))
             with self._lock:
                 self._room += self.size
 

@@ -101,24 +101,18 @@ class Planner:
         """How many tokens behind the first `computed`, which the engine has, can be read from
         files. Never the last token: it has to be computed for the answer to begin."""
         start, end = computed // self._block, (request.num_tokens - 1) // self._block
-        # Asked again at every step as long as there is no memory for the request: what was found
-        # whole is not read again, only looked for.
+        # Asked again at every step as long as there is no memory for the request.
         before = self._found.get(request.request_id)
         if before and (before.admitted or before.failed):
             # It comes back only when nothing could be read, and would for ever where a disk shows
             # us what it does not show the worker.
             self._found[request.request_id] = _Found(start, failed=True)
             return 0
-        known = set(before.names) if before else set()
         found = _Found(start)
         for hashed in request.block_hashes[start:end]:
             name = hashed.hex()
-            there = (
-                self._files.extend(name, self._size, 0.0)
-                if name in known
-                else self._files.holds(name, self._size)
-            )
-            if not there:
+            # Only looked for: others wait for this step, and whoever reads it sees if it is whole.
+            if not self._files.extend(name, self._size, 0.0):
                 break
             found.names.append(name)
         self._found[request.request_id] = found

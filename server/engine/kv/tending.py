@@ -1,6 +1,8 @@
-"""Keeps the folder in bounds that vLLM's own file tier writes to: it removes nothing itself.
+"""Keeps in bounds what vLLM's own file tier writes: it removes nothing itself.
 
-vLLM takes a file that has vanished for one that was never there.
+It has a folder for each model and kind of machine, and in it one for nearly every block; those of
+models that are served no longer are tended as well. vLLM takes a file that has vanished for one
+that was never there.
 """
 
 import contextlib
@@ -10,10 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from senryu.server.engine.vllm_arguments import Tended
+from senryu.server.engine.vllm_arguments import GPU_FOLDERS, Tended
 
 _DAY = 86_400.0
 _SECONDS = 60.0  # between two looks; less than a disk takes to write many GiB
+_QUIET_SECONDS = 600.0  # an empty folder that is younger may be about to get a file
 
 
 class Tender:
@@ -38,9 +41,10 @@ class Tender:
 
 
 def tend(tended: Tended, *, now: float | None = None) -> int:
-    """Remove what is older than a day, and the oldest until the others fit; the bytes left."""
+    """Remove what is older than a day, the oldest until the others fit, and folders that are empty;
+    the bytes left."""
     now = time.time() if now is None else now
-    files = sorted(_blocks(Path(tended.folder)), reverse=True)
+    files = sorted(_blocks(Path(tended.folder), now), reverse=True)
     total = sum(size for _, size, _ in files)
     while files and (total > tended.bytes or files[-1][0] < now - _DAY):
         _, size, path = files.pop()
@@ -50,11 +54,16 @@ def tend(tended: Tended, *, now: float | None = None) -> int:
     return total
 
 
-def _blocks(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """When each was written, how large it is, and where; half written ones too."""
-    for path, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith((".bin", ".tmp")):
-                with contextlib.suppress(OSError):
-                    found = os.stat(os.path.join(path, name), follow_symlinks=False)
-                    yield found.st_mtime, found.st_size, os.path.join(path, name)
+def _blocks(folder: Path, now: float) -> Iterator[tuple[float, int, str]]:
+    """When each was written, how large it is, and where; half written ones too. Folders in which
+    there is nothing go on the way."""
+    for tier in folder.glob(f"{GPU_FOLDERS}*"):
+        for path, folders, names in os.walk(tier, topdown=False):
+            with contextlib.suppress(OSError):
+                if not names and not folders and os.stat(path).st_mtime < now - _QUIET_SECONDS:
+                    os.rmdir(path)
+            for name in names:
+                if name.endswith((".bin", ".tmp")):
+                    with contextlib.suppress(OSError):
+                        found = os.stat(os.path.join(path, name), follow_symlinks=False)
+                        yield found.st_mtime, found.st_size, os.path.join(path, name)

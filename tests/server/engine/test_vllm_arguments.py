@@ -256,23 +256,28 @@ def test_on_a_cpu_marked_prompts_are_kept_in_files() -> None:
 
 
 def test_on_a_gpu_they_are_kept_in_vllms_own_tiers() -> None:
+    def placed(arguments: VllmArguments) -> str:
+        transfer = arguments.engine["kv_transfer_config"]
+        folder: str = transfer["kv_connector_extra_config"]["secondary_tiers"][0]["root_dir"]
+        return folder
+
     given = tiers(GPU)
     transfer = given.engine["kv_transfer_config"]
-    folder = given.tended.folder if given.tended else ""
+    folder = placed(given)
     assert re.fullmatch(r"/cache/kv/gpu-[0-9a-f]{32}", folder)
     others = [
         tiers(GPU, replace(STORAGE, weights="cd" * 32)),
         tiers(GPU, build="vllm-x 0.32.2"),
         tiers(replace(GPU, name="Another GPU")),
     ]
-    assert len({folder, *(each.tended.folder for each in others if each.tended)}) == 4
+    assert len({folder, *map(placed, others)}) == 4
     assert transfer["kv_connector"] == "OffloadingConnector"
     assert transfer["kv_connector_extra_config"] == {
         "spec_name": "TieringOffloadingSpec",
         "cpu_bytes_to_use": 9 * GIB,
         "secondary_tiers": [{"type": "fs", "root_dir": folder}],
     }
-    assert given.tended == Tended(folder=folder, bytes=8 * GIB)
+    assert given.tended == Tended(folder="/cache/kv", bytes=8 * GIB), "of all models together"
     assert choice(given, "KV in memory")[0] == "9.0 GiB beside the GPU's"
     assert choice(given, "kept prompts")[0] == "up to 8 GiB in /cache/kv"
 

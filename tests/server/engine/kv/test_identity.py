@@ -44,12 +44,20 @@ def test_a_file_that_was_written_anew_is_another_model(folder: Path, name: str) 
     assert weights_identity(folder) != before
 
 
-def test_a_manifest_tells_by_its_digests_wherever_the_folder_lies(folder: Path) -> None:
+def test_a_model_that_was_replaced_beside_its_old_manifest_is_another_model(folder: Path) -> None:
+    """Nobody reads the weights when the server starts, so nobody would see it by the digests."""
     manifest("a" * 64).write(folder)
     before = weights_identity(folder)
     os.utime(folder / "model.safetensors", (1_000, 2_000))
-    assert weights_identity(folder) == before
+    assert weights_identity(folder) != before
+
+
+def test_what_a_manifest_records_tells_models_apart(folder: Path) -> None:
+    manifest("a" * 64).write(folder)
+    os.utime(folder / "senryu.json", (1_000, 1_000))
+    before = weights_identity(folder)
     manifest("b" * 64).write(folder)
+    os.utime(folder / "senryu.json", (1_000, 1_000))
     assert weights_identity(folder) != before
 
 
