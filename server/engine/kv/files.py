@@ -81,11 +81,6 @@ class KeptBlocks:
         self._told: set[int | None] = set()
         self._number = 0
 
-    def holds(self, name: str, size: int) -> bool:
-        """Whether the block is there, whole and with a life before it. Reads all of it: at a rate
-        of gigabytes a second, a hundredth of what computing it takes at best."""
-        return self.read_into(name, bytearray(size))
-
     def read_into(self, name: str, block: bytearray | memoryview) -> bool:
         """Whether the block is there; then `block`, which must be as long as it is, holds it.
         Otherwise `block` may hold anything."""

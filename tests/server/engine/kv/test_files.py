@@ -61,7 +61,7 @@ def read(blocks: KeptBlocks, of: str = NAME, size: int = len(BLOCK)) -> bytes | 
 def test_what_was_written_is_read_by_another_process(kept: Open) -> None:
     assert kept().write(NAME, BLOCK, NOW + 300)
     assert read(kept()) == BLOCK
-    assert kept().holds(NAME, len(BLOCK))
+    assert kept().read_into(NAME, bytearray(len(BLOCK)))
 
 
 def test_what_was_not_written_is_a_miss(kept: Open, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_file_under_anothers_name_is_a_miss(kept: Open, tmp_path: Path) -> Non
 def test_a_block_of_another_size_is_a_miss(kept: Open) -> None:
     blocks = kept()
     blocks.write(NAME, BLOCK, NOW + 300)
-    assert not blocks.holds(NAME, len(BLOCK) + 1)
+    assert not blocks.read_into(NAME, bytearray(len(BLOCK) + 1))
     blocks.write(NAME, BLOCK, NOW + 300)
     assert not blocks.extend(NAME, len(BLOCK) - 1, NOW + 300)
 
@@ -210,7 +210,9 @@ def test_the_bound_holds_and_the_soonest_to_expire_goes_first(kept: Open, tmp_pa
         blocks.write(name(number), BLOCK, NOW + (3_600 if number % 5 == 0 else 300) - number / 1000)
         sizes = [file.stat().st_size for file in (tmp_path / "kv").rglob("*.kv")]
         assert sum(sizes) <= 20_000
-    left = {number for number in range(100) if kept().holds(name(number), len(BLOCK))}
+    left = {
+        number for number in range(100) if kept().read_into(name(number), bytearray(len(BLOCK)))
+    }
     assert left >= set(range(0, 75, 5)), "an hour outlives five minutes, and the front the end"
 
 

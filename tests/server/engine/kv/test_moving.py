@@ -113,14 +113,14 @@ def test_what_the_disk_cannot_keep_up_with_is_not_kept(
     mover = Mover(files, memory(1), queue_bytes=2 * LAYERS * BYTES)
     mover.save(saves(1, 2, 3, 4))
     mover.close()
-    assert [files.holds(name(number), mover.size) for number in (1, 2, 3, 4)] == [
+    assert [files.read_into(name(number), bytearray(mover.size)) for number in (1, 2, 3, 4)] == [
         *(True, True),
         *(False, False),
     ]
     mover = Mover(files, memory(1), queue_bytes=2 * LAYERS * BYTES)
     mover.save(saves(3, 4))
     mover.close()
-    assert files.holds(name(3), mover.size)
+    assert files.read_into(name(3), bytearray(mover.size))
 
 
 def test_what_has_expired_is_removed_without_being_asked_for(

@@ -187,13 +187,13 @@ def test_what_is_found_is_loaded_to_where_the_request_has_its_blocks(
     assert planner.work({}, lambda _: []) == Work(), "it is asked for once"
 
 
-def test_who_is_not_admitted_is_looked_up_again_without_reading_again(
+def test_files_are_looked_for_again_and_never_read_in_the_engines_step(
     planner: Planner, files: KeptBlocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Asked(400)
     keep(files, request, range(12))
+    monkeypatch.setattr(files, "read_into", lambda *_: pytest.fail("it was read"))
     assert planner.matched(request, 0) == 384
-    monkeypatch.setattr(files, "holds", lambda *_: pytest.fail("it was read again"))
     assert planner.matched(request, 0) == 384
     files.remove(request.block_hashes[5].hex())
     assert planner.matched(request, 0) == 160
