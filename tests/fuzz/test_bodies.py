@@ -225,10 +225,13 @@ def changed(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def without_ids(message: dict[str, Any]) -> dict[str, Any]:
-    """What has to be the same in two answers to one question."""
+    """What has to be the same in two answers to one question: of the second more was cached."""
     made = ("id", "signature")
     content = [{k: v for k, v in b.items() if k not in made} for b in message["content"]]
-    return {k: v for k, v in message.items() if k != "id"} | {"content": content}
+    parts = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    usage = {k: v for k, v in message["usage"].items() if k not in (*parts, "cache_creation")}
+    usage["prompt"] = sum(message["usage"][part] for part in parts)
+    return {k: v for k, v in message.items() if k != "id"} | {"content": content, "usage": usage}
 
 
 def one_round_on(body: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
