@@ -24,6 +24,7 @@ from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.signing_key import read_secret
+from senryu.server.traffic import Traffic
 from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import (
     ApiError,
@@ -37,9 +38,12 @@ log = logging.getLogger("senryu.server")
 
 
 def build_app(
-    settings: ServerSettings, engine: Engine, beginnings: Beginnings | None = None
+    settings: ServerSettings,
+    engine: Engine,
+    beginnings: Beginnings | None = None,
+    traffic: Traffic | None = None,
 ) -> ASGIApp:
-    """The whole API over `engine`. `beginnings` notes how prompts begin."""
+    """The whole API over `engine`. `beginnings` notes how prompts begin, `traffic` who waits."""
     app = FastAPI(
         title="senryu", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
@@ -49,6 +53,7 @@ def build_app(
     app.state.signer = Signer(secret)
     app.state.past_prompts = PastPrompts()
     app.state.beginnings = beginnings
+    app.state.traffic = traffic or Traffic()
     app.state.callers = Callers(settings, secret)
     app.state.open_media = media_opener(settings, window=engine.card.window)
     for room in (messages, models, vertex, openapi, health):

@@ -21,6 +21,7 @@ from .engine import kept_prompts
 from .engine.base import Engine, EngineError
 from .settings import ServerSettings, SettingsError, add_flags, load_arguments
 from .signing_key import read_secret
+from .traffic import Traffic
 from .warm_up import Beginnings, warm_up
 
 log = logging.getLogger("senryu.server")
@@ -163,9 +164,9 @@ async def _answer_requests(
                 for each, handler in zip(signals, before, strict=True):
                     signal.signal(each, handler)
 
-    beginnings = _beginnings(settings, engine)
+    beginnings, traffic = _beginnings(settings, engine), Traffic()
     config = uvicorn.Config(
-        build_app(settings, engine, beginnings),
+        build_app(settings, engine, beginnings, traffic),
         http="httptools",
         loop="none",  # we are in ours already
         lifespan="off",
@@ -179,7 +180,7 @@ async def _answer_requests(
     )
     print(banner(settings, engine, listener.getsockname()[1]), flush=True)
     server = Server(config)
-    reading_ahead = asyncio.create_task(_read_ahead(settings, engine, beginnings))
+    reading_ahead = asyncio.create_task(_read_ahead(settings, engine, beginnings, traffic))
     await server.serve(sockets=[listener])
     reading_ahead.cancel()
     await asyncio.wait({reading_ahead})
@@ -190,12 +191,12 @@ async def _answer_requests(
 
 
 async def _read_ahead(
-    settings: ServerSettings, engine: Engine, beginnings: Beginnings | None
+    settings: ServerSettings, engine: Engine, beginnings: Beginnings | None, traffic: Traffic
 ) -> None:
     if beginnings is None:
         return
     try:
-        await warm_up(beginnings, engine, Callers(settings, read_secret(settings)).salts)
+        await warm_up(beginnings, engine, Callers(settings, read_secret(settings)).salts, traffic)
     except Exception:
         log.exception("known prompts were not read ahead")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from senryu.server.conversation.messages import Sampling
 from senryu.server.engine.base import Engine, EngineError, PromptRefused
+from senryu.server.traffic import Traffic
 from senryu.server.turn.prompt import Prompt
 
 log = logging.getLogger("senryu.server")
@@ -110,9 +111,12 @@ def _read(file: Path) -> tuple[str, Prompt] | None:
         return None
 
 
-async def warm_up(beginnings: Beginnings, engine: Engine, salts: Container[str]) -> int:
+async def warm_up(
+    beginnings: Beginnings, engine: Engine, salts: Container[str], traffic: Traffic
+) -> int:
     """Have the engine read what is remembered of callers with these salts, one after the other and
-    behind all requests; gives how many it read. Stops where the engine fails.
+    while nobody waits for an answer: who comes meanwhile interrupts it, and what was read of a
+    prompt till then stays read. Gives how many it read. Stops where the engine fails.
 
     Not before schemas can be tried: both want the machine, and whoever asks with tools waits for
     that.
@@ -125,9 +129,8 @@ async def warm_up(beginnings: Beginnings, engine: Engine, salts: Container[str])
     # The latest last: should the engine have no room for all, it forgets what it read first.
     for number, prompt in enumerate(reversed(wanted)):
         try:
-            async with aclosing(engine.generate(prompt, _ONE_TOKEN, f"warm-{number}")) as events:
-                async for _ in events:
-                    pass
+            while not await _read_in_quiet(prompt, engine, f"warm-{number}", traffic):
+                pass
         except PromptRefused as problem:
             log.warning("The beginning of a prompt is not read ahead: %s", problem)
             continue
@@ -136,3 +139,25 @@ async def warm_up(beginnings: Beginnings, engine: Engine, salts: Container[str])
             break
         read += 1
     return read
+
+
+async def _read_in_quiet(prompt: Prompt, engine: Engine, name: str, traffic: Traffic) -> bool:
+    """Whether it was read to its end."""
+
+    async def read() -> None:
+        async with aclosing(engine.generate(prompt, _ONE_TOKEN, name)) as events:
+            async for _ in events:
+                pass
+
+    await traffic.quiet()
+    reading, coming = asyncio.create_task(read()), asyncio.create_task(traffic.busy())
+    try:
+        await asyncio.wait({reading, coming}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            return False
+        reading.result()
+        return True
+    finally:
+        for task in (reading, coming):
+            task.cancel()
+        await asyncio.gather(reading, coming, return_exceptions=True)

@@ -22,6 +22,7 @@ from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
 from senryu.server.past_prompts import PastPrompts
 from senryu.server.settings import ServerSettings
+from senryu.server.traffic import Traffic
 from senryu.server.turn import diagnosis
 from senryu.server.turn.blocks import Answer, fold
 from senryu.server.turn.prompt import Prompt, build_prompt
@@ -117,12 +118,12 @@ async def answer(request: Request, body: bytes, spoken: Spoken) -> Response:
     if wanted.stream:
         request_id = request.scope["state"]["request_id"]
         return EventStream(
-            _frames(turn, engine, request_id, extras),
+            _frames(turn, engine, request_id, extras, request.app.state.traffic),
             ping_seconds=settings.ping_seconds,
             farewell=error_frame(stopping(), request_id),
             headers=headers,
         )
-    whole = await unless_gone(_answer(turn, engine), request.receive)
+    whole = await unless_gone(_answer(turn, engine, request.app.state.traffic), request.receive)
     if whole is None:  # nobody is there to read it
         return Response(status_code=499)
     return json_reply(message_body(whole, extras), headers=headers)
@@ -243,25 +244,27 @@ def _blamed(error: EngineError) -> ApiError:
     return EngineFailed(str(error))
 
 
-async def _answer(turn: Turn, engine: Engine) -> Answer:
+async def _answer(turn: Turn, engine: Engine, traffic: Traffic) -> Answer:
     try:
-        async with aclosing(run_turn(turn, engine)) as events:
-            return await fold(events)
+        with traffic.answer():
+            async with aclosing(run_turn(turn, engine)) as events:
+                return await fold(events)
     except EngineError as error:
         raise _blamed(error) from error
 
 
 async def _frames(
-    turn: Turn, engine: Engine, request_id: str, extras: Extras
+    turn: Turn, engine: Engine, request_id: str, extras: Extras, traffic: Traffic
 ) -> AsyncGenerator[bytes, None]:
     """The answer's frames. Once the first is out an error can only be an event; before that it is
     raised."""
     begun = False
     try:
-        async with aclosing(run_turn(turn, engine)) as events:
-            async for event in events:
-                yield frame(event, extras)
-                begun = True
+        with traffic.answer():
+            async with aclosing(run_turn(turn, engine)) as events:
+                async for event in events:
+                    yield frame(event, extras)
+                    begun = True
     except EngineError as error:
         if not begun:
             raise _blamed(error) from error

@@ -1,5 +1,6 @@
 """How prompts begin is remembered for a day, and read when the server starts."""
 
+import asyncio
 import os
 import stat
 import time
@@ -11,6 +12,7 @@ import pytest
 from senryu.server.conversation.messages import Sampling
 from senryu.server.engine.base import EngineError, PromptRefused, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.traffic import Traffic
 from senryu.server.turn.marks import Mark
 from senryu.server.turn.prompt import Prompt
 from senryu.server.warm_up import LATE, MOST, Beginnings, beginning, warm_up
@@ -126,7 +128,7 @@ async def test_at_start_all_are_read_behind_everybody_elses(beginnings: Beginnin
         os.utime(file, (time.time() - age, time.time() - age))
     beginnings.note(prompt(marked=360))  # more than the window has room for
     engine = Reading()
-    assert await warm_up(beginnings, engine, {"s", "t"}) == 2
+    assert await warm_up(beginnings, engine, {"s", "t"}, Traffic()) == 2
     assert [each.salt for each in engine.read] == ["t", "s"], "the latest last"
     assert {each.priority for each in engine.read} == {LATE}
 
@@ -137,7 +139,7 @@ async def test_an_engine_that_fails_is_not_asked_again(
     for number in range(3):
         beginnings.note(prompt(number))
     engine = Reading(broken=EngineError("gone"))
-    assert await warm_up(beginnings, engine, {"s"}) == 0
+    assert await warm_up(beginnings, engine, {"s"}, Traffic()) == 0
     assert len(engine.read) == 1
     assert "has stopped: gone" in caplog.text
 
@@ -148,5 +150,36 @@ async def test_a_beginning_that_the_engine_refuses_keeps_no_other_from_being_rea
     for number in range(3):
         beginnings.note(prompt(number))
     engine = Reading(broken=PromptRefused("no"))
-    assert await warm_up(beginnings, engine, {"s"}) == 0
+    assert await warm_up(beginnings, engine, {"s"}, Traffic()) == 0
     assert len(engine.read) == 3
+
+
+async def test_who_waits_for_an_answer_waits_for_no_reading_ahead(beginnings: Beginnings) -> None:
+    """It is interrupted, begins anew when nobody waits any longer, and loses none."""
+    traffic, started, ended = Traffic(), asyncio.Event(), asyncio.Event()
+
+    class Slow(Reading):
+        async def generate(
+            self, prompt: Prompt, sampling: Sampling, request_id: str
+        ) -> AsyncGenerator[TokenEvent, None]:
+            self.read.append(prompt)
+            started.set()
+            try:
+                await asyncio.sleep(60 if len(self.read) == 1 else 0)
+                yield TokenEvent([1], "")
+            finally:
+                ended.set()
+
+    beginnings.note(prompt())
+    engine = Slow()
+    with traffic.answer():
+        reading = asyncio.create_task(warm_up(beginnings, engine, {"s"}, traffic))
+        await asyncio.sleep(0.1)
+        assert engine.read == []
+    await asyncio.wait_for(started.wait(), 10)
+    with traffic.answer():
+        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.sleep(0.05)
+        assert len(engine.read) == 1
+    assert await asyncio.wait_for(reading, 10) == 1
+    assert len(engine.read) == 2
