@@ -67,9 +67,8 @@ def build_prompt(
     when the model's template refuses the conversation."""
     rendered = render(conversation, tokenizer, dialect, thinking=thinking)
     marked = places(conversation, rendered.replace(GUARD, ""), dialect)
-    marked.sort(
-        key=lambda place: place.end
-    )  # a template may put the tools behind the system prompt
+    # A template may put the tools behind the system prompt.
+    marked.sort(key=lambda place: place.end)
     ids, lengths = tokenizer.encode_to(rendered, [place.end for place in marked], salt)
     return Prompt(
         token_ids=ids,

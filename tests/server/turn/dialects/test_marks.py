@@ -1,7 +1,6 @@
 """A cache mark stands behind its block in the rendered prompt, whatever the template made of it."""
 
 import json
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +19,7 @@ from senryu.server.conversation.messages import (
 from senryu.server.turn.dialects import choose_dialect
 from senryu.server.turn.dialects.base import Dialect
 from senryu.server.turn.guard import GUARD
-from senryu.server.turn.marks import places
-from senryu.server.turn.prompt import Prompt, build_prompt, render
+from senryu.server.turn.prompt import Prompt, build_prompt
 
 from .conftest import CHATML, LLAMA, QWEN, TemplateTokenizer
 
@@ -207,17 +205,26 @@ def test_a_result_is_found_as_a_text_and_as_json(
     assert "So it is." not in shown
 
 
-def test_pieces_that_are_not_shown_cost_little_however_many() -> None:
-    """What a template leaves out, and what only seems to be there: a guard of the client's own."""
-    tokenizer = TemplateTokenizer(
-        "{% for message in messages %}{{ message.content | replace('x', 'y') }}{% endfor %}"
-    )
-    dialect, _ = choose_dialect("", asked="plain", named=None)
-    odd = [user(TextBlock(text=f"x{number}")) for number in range(2_000)]
-    turns = [each for turn in odd for each in (turn, assistant(TextBlock(text="x")))]
-    last = user(TextBlock(text="ab" * 100_000 + GUARD, cache="5m"))
-    asked = Conversation(messages=(*turns, last))
-    rendered = render(asked, tokenizer, dialect)
-    began = time.process_time()
-    places(asked, rendered.replace(GUARD, ""), dialect)
-    assert time.process_time() - began < 1
+def test_pieces_that_are_not_shown_are_looked_for_only_so_often() -> None:
+    """A template may leave out as much as fits into a body, and each look goes to the text's end.
+    What comes behind is then not found, be it there."""
+
+    def marked(hidden: int) -> int:
+        tokenizer = TemplateTokenizer(
+            "{% for message in messages %}{{ message.content | replace('x', 'y') }}{% endfor %}"
+        )
+        dialect, _ = choose_dialect("", asked="plain", named=None)
+        odd = [TextBlock(text="x"), TextBlock(text="x")]
+        turns = [each for _ in range(hidden) for each in (user(odd[0]), assistant(odd[1]))]
+        asked = Conversation(messages=(*turns, user(TextBlock(text="there", cache="5m"))))
+        return build_prompt(asked, tokenizer, dialect).marks[0].tokens
+
+    assert marked(3) == len("y" * 6 + "there")
+    assert marked(50) == 0
+
+
+def test_a_guard_of_the_clients_own_hides_no_block() -> None:
+    tokenizer, dialect = speaker("hermes")
+    said = TextBlock(text=f"he{GUARD}re", cache="5m")
+    (shown,) = read_up_to(build_prompt(Conversation(messages=(user(said),)), tokenizer, dialect))
+    assert shown.endswith("here")
