@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from senryu.server.callers import Callers
 from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
@@ -24,6 +23,7 @@ from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.signing_key import read_secret
+from senryu.server.tenancy.callers import Callers
 from senryu.server.traffic import Traffic
 from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import (

@@ -26,7 +26,8 @@ from .conversation.messages import (
 from .device import detect
 from .engine.base import Engine, EngineError, TokenEvent
 from .identifiers import new_id
-from .settings import ServerSettings, SettingsError, add_flags, load_arguments
+from .layers import SettingsError, add_flags, load_arguments
+from .settings import ServerSettings
 from .turn.blocks import fold
 from .turn.dialects.spelling import as_json
 from .turn.grammar import answer_grammar

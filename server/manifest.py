@@ -172,6 +172,15 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "senryu"
 
 
+def data_folder() -> Path:
+    """Where is kept what cannot be made again: `$SENRYU_DATA`, else the user's data folder."""
+    own = os.environ.get("SENRYU_DATA")
+    if own:
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_DATA_HOME")
+    return (Path(shared) if shared else Path.home() / ".local" / "share") / "senryu"
+
+
 def _damaged(file: Path, why: str) -> DamagedModelError:
     return DamagedModelError(file.parent, f"{file} is damaged ({why})")
 

@@ -16,11 +16,12 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 
-from .callers import Callers, entries
 from .engine import kept_prompts
 from .engine.base import Engine, EngineError
-from .settings import ServerSettings, SettingsError, add_flags, load_arguments
+from .layers import SettingsError, add_flags, load_arguments
+from .settings import ServerSettings
 from .signing_key import read_secret
+from .tenancy.callers import Callers, entries
 from .traffic import Traffic
 from .warm_up import Beginnings, warm_up
 

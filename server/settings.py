@@ -1,34 +1,15 @@
-"""Every setting of the server, its default and its reason, written once; and the layered loader.
+"""Every setting of the server, its default and its reason, written once."""
 
-Order: defaults, then `senryu.toml`, then `SENRYU_*`, then flags. An unknown key is an error that
-suggests the nearest name. Other rooms load their own dataclass through `load`, and make their
-flags with `add_flags`.
-"""
-
-import argparse
-import difflib
 import math
-import os
 import re
-import tomllib
-import types
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
-ENVIRONMENT_PREFIX = "SENRYU_"
-# Names with our prefix that are not settings of a room.
-_NOT_SETTINGS = {"SENRYU_CACHE", "SENRYU_SERVER_PID"}
-# The tables of senryu.toml, one for each room; a room reads its own.
-_TABLES = ("server", "distill", "quant", "benches")
+from .layers import SettingsError
+
 # As browsers write it in the Origin header: no path, not even a slash; `null` for pages of no
 # origin, `file://` and the like for programs that are made of web pages.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]*")
-
-
-class SettingsError(ValueError):
-    """A setting is wrong. The text is one sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +31,24 @@ class ServerSettings:
     api_keys: tuple[str, ...] = ()
     """Keys of several clients, each as `NAME=KEY`. What is cached of a prompt serves requests of
     the same key alone; keys written `NAME@GROUP=KEY` share it within their group."""
+
+    key_limits: tuple[str, ...] = ()
+    """What each key may use that has no limits of its own, as `NAME=NUMBER`:
+    `requests_per_minute`, `input_tokens_per_minute`, `output_tokens_per_minute`,
+    `concurrent_requests`, `tokens_per_day`, `tokens_per_month`, `usd_per_day`, `usd_per_month`."""
+
+    prices: tuple[str, ...] = ("*=1/5",)
+    """What the ledger counts for a million tokens read and written, in dollars, as
+    `MODEL=INPUT/OUTPUT`; the first pattern that fits holds. Left out: the hosted haiku's, so that
+    a team sees what it saved."""
+
+    data: str | None = None
+    """The folder of what must outlive the server: ledger, keys, batches, files. Left out:
+    `$SENRYU_DATA`, else the user's data folder."""
+
+    database: str | None = None
+    """Where they are kept: a path for SQLite, or `postgresql://USER:PASSWORD@HOST/NAME`; `none`
+    keeps no ledger, and offers no batches and no files. Left out: SQLite in the folder `data`."""
 
     served_name: str | None = None
     """The model id to answer to. Left out: the one in the folder's manifest, or its name."""
@@ -108,6 +107,34 @@ class ServerSettings:
     max_streams: int | None = None
     """Requests that are worked on at one time; more wait. Left out: vLLM's default."""
 
+    max_queued: int = 1_000
+    """Requests that may wait for the engine; more are told to come back later (529)."""
+
+    max_queued_tokens: int = 4_000_000
+    """Tokens of prompts that may wait for the engine; with more, requests are told the same."""
+
+    answer_seconds: float = 3_600.0
+    """Time that a request may take, its wait for the engine included."""
+
+    batch_streams: int | None = None
+    """Requests of batches that are worked on at one time. Left out: half of those that the engine
+    works on; interactive ones go first either way."""
+
+    batch_limit_mb: float = 256.0
+    """Largest body of a batch, in MiB."""
+
+    batch_hours: float = 24.0
+    """Time after which a batch ends, with what it has."""
+
+    batch_days: float = 29.0
+    """Time that its results are kept, from its creation on."""
+
+    files_gib: float = 10.0
+    """Disk that uploaded files may take together, in GiB."""
+
+    file_limit_mb: float = 500.0
+    """Largest uploaded file, in MiB."""
+
     scripted_text: str = ""
     """What the scripted engine says; it may think and call tools as a Hermes model writes it. Left
     out: a poem."""
@@ -126,6 +153,13 @@ class ServerSettings:
 
     body_seconds: float = 60.0
     """Silence in the middle of a request body after which we stop waiting for the rest."""
+
+    head_seconds: float = 20.0
+    """Time that a client has to send the head of its request, and then to take an answer's next
+    bytes when they are ready, before it is hung up on."""
+
+    head_limit_kb: float = 64.0
+    """Largest head of a request, in KiB: its address and all headers."""
 
     lenient_sampling: bool = False
     """Honour temperature, top_p and top_k also where the hosted service refuses them: for clients
@@ -148,6 +182,20 @@ class ServerSettings:
     """Fetch images and documents that a request names by an https URL. Addresses of private
     networks are refused always."""
 
+    admin_port: int | None = None
+    """A second port, on this machine alone, for what is the operator's: /metrics and the reports.
+    They are then not found on the public one. Left out: both are there, for keys of admins."""
+
+    log_format: Literal["text", "json"] = "text"
+    """A line for each request: for people, or as JSON."""
+
+    log_prompts: bool = False
+    """Show in the log what was asked and answered. Nothing else ever does."""
+
+    otlp: str | None = None
+    """The address of a collector that traces are sent to (OTLP over HTTP). Left out: none are
+    made."""
+
     verbose: bool = False
     """Show the engine's own log."""
 
@@ -163,19 +211,24 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port: {self.port} is not a port; take one from 0 to 65535")
-        counts = ("window", "block_size", "threads", "max_streams")
-        for name in (*counts, "kv_memory_gib"):
+        if self.admin_port is not None and not 0 <= self.admin_port <= 65535:
+            raise SettingsError(f"admin_port: {self.admin_port} is not a port")
+        counts = ("window", "block_size", "threads", "max_streams", "batch_streams", "max_queued")
+        for name in (*counts, "max_queued_tokens", "kv_memory_gib"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise SettingsError(f"{name}: {value} must be greater than 0")
-        sizes = ("kv_memory_gib", "kv_files_gib", "kv_cpu_gib", "body_limit_mb")
-        for name in (*sizes, "ping_seconds", "body_seconds"):
+        limits = ("body_limit_mb", "batch_limit_mb", "file_limit_mb", "head_limit_kb")
+        sizes = ("kv_memory_gib", "kv_files_gib", "kv_cpu_gib", "files_gib", *limits)
+        times = ("ping_seconds", "body_seconds", "head_seconds", "answer_seconds")
+        ages = ("batch_hours", "batch_days")
+        for name in (*sizes, *times, *ages):
             if not math.isfinite(getattr(self, name) or 0.0):
                 raise SettingsError(f"{name}: {getattr(self, name)} is not a finite number")
-        for name in ("grace_seconds", "cache_minimum", "kv_files_gib", "kv_cpu_gib"):
+        for name in ("grace_seconds", "cache_minimum", "kv_files_gib", "kv_cpu_gib", "files_gib"):
             if (getattr(self, name) or 0) < 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must not be below 0")
-        for name in ("ping_seconds", "body_limit_mb", "body_seconds"):
+        for name in (*times, *ages, *limits):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)} must be greater than 0")
         for name in sizes:  # 1e308 of them is no number of bytes
@@ -196,211 +249,3 @@ class ServerSettings:
                     f"cors_origins: {origin!r} is not an origin; write it as scheme://host:port, "
                     "without a path, or * for all"
                 )
-
-
-Settings = TypeVar("Settings")
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[Settings]):
-    """Settings, and for each field the layer that it came from."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-
-    def lines(self) -> list[str]:
-        """`name = value  # origin`, as `--print-config` shows them; keys are not shown, and what
-        is left out is a comment, as TOML has no word for it."""
-        lines = []
-        for name, origin in self.origins.items():
-            value = getattr(self.settings, name)
-            if value is None:
-                lines.append(f"# {name} is left out")
-                continue
-            secret = name.endswith(("key", "keys")) and value
-            shown = "(set)" if secret else as_toml(value)
-            lines.append(f"{name} = {shown}  # {origin}")
-        return lines
-
-
-def load(
-    shape: type[Settings],
-    *,
-    table: str,
-    file: Path | None = None,
-    environment: Mapping[str, str],
-    flags: Mapping[str, Any],
-) -> Loaded[Settings]:
-    """Layer the four sources into one `shape`.
-
-    `table` names the room's table in the TOML file; `file` None reads `senryu.toml` of the
-    current folder if there is one. Flags that are None were not given. Raises SettingsError.
-
-    The server's variables are `SENRYU_NAME`, those of another room `SENRYU_ROOM_NAME`. So a
-    shell that sets up several rooms suits all of them, and yet each room can refuse every name
-    with its prefix that it does not know: no room needs the names of another, and a mistyped
-    one never passes in silence.
-    """
-    hints = get_type_hints(shape)
-    names = [field.name for field in fields(shape)]  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(names, "default")
-
-    def take(name: str, value: Any, origin: str) -> None:
-        values[name] = _converted(name, value, hints[name], origin)
-        origins[name] = origin
-
-    for name, value in _file_table(file, table).items():
-        _known(name, names, f"[{table}] in {file or 'senryu.toml'}")
-        take(name, value, str(file or "senryu.toml"))
-    mine, others = _prefixes(table)
-    for variable, text in environment.items():
-        if not variable.startswith(mine) or variable in _NOT_SETTINGS:
-            continue
-        if not variable.startswith(others):
-            name = variable.removeprefix(mine).lower()
-            _known(name, names, variable)
-            take(name, text, variable)
-    for name, value in flags.items():
-        if value is not None:
-            take(name, value, f"--{name.replace('_', '-')}")
-    return Loaded(shape(**values), origins)
-
-
-def add_flags(parser: argparse.ArgumentParser, shape: type[Any], names: Sequence[str]) -> None:
-    """Flags for these fields of `shape`, each with its docstring; and `--config`."""
-    texts, hints = documented(shape), get_type_hints(shape)
-    defaults = {field.name: field.default for field in fields(shape)}
-    for name in names:
-        flag, text, default = f"--{name.replace('_', '-')}", texts[name], defaults[name]
-        text = text.replace("%", "%%")  # argparse fills in what looks like a format
-        wanted = _wanted(hints[name])
-        if wanted is bool:
-            parser.add_argument(flag, help=text, action=argparse.BooleanOptionalAction)
-            continue
-        if default is not None:
-            text += f" (default: {default})"
-        parser.add_argument(flag, help=text, metavar=_placeholder(name, wanted))
-    parser.add_argument("--config", type=Path, metavar="PATH", help="read instead of senryu.toml")
-
-
-def load_arguments(
-    shape: type[Settings], *, table: str, arguments: argparse.Namespace
-) -> Loaded[Settings]:
-    """Layer this process's environment and what a parser with `add_flags` found. Raises
-    SettingsError."""
-    names = {field.name for field in fields(shape)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(arguments).items() if name in names}
-    return load(shape, table=table, file=arguments.config, environment=os.environ, flags=given)
-
-
-def _placeholder(name: str, wanted: Any) -> str:
-    """What stands behind a flag in its help: N, GIB, {auto,gpu,cpu}."""
-    if get_origin(wanted) is Literal:
-        return "{" + ",".join(get_args(wanted)) + "}"
-    return "N" if wanted is int else name.rpartition("_")[2].upper()
-
-
-def _prefixes(table: str) -> tuple[str, tuple[str, ...]]:
-    """How the variables of a room begin, and those that begin so too but are another room's."""
-    rooms = tuple(f"{ENVIRONMENT_PREFIX}{room.upper()}_" for room in _TABLES if room != "server")
-    if table == "server":
-        return ENVIRONMENT_PREFIX, rooms
-    return f"{ENVIRONMENT_PREFIX}{table.upper()}_", ()
-
-
-def _file_table(file: Path | None, table: str) -> dict[str, Any]:
-    path = file or Path("senryu.toml")
-    if file is None and not path.exists():
-        return {}
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    for name, value in content.items():
-        if name != table and not isinstance(value, dict):
-            raise SettingsError(f"{path}: {name} stands outside a table; write it under [{table}]")
-        if name not in _TABLES:
-            near = difflib.get_close_matches(name, _TABLES, n=1)
-            hint = f"did you mean [{near[0]}]?" if near else f"the tables are {', '.join(_TABLES)}"
-            raise SettingsError(f"{path}: there is no table [{name}]; {hint}")
-    found = content.get(table, {})
-    if not isinstance(found, dict):
-        raise SettingsError(f"{path}: {table} must be a table; write [{table}]")
-    return found
-
-
-def _known(name: str, names: list[str], where: str) -> None:
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; the names are {', '.join(names)}"
-        raise SettingsError(f"{where}: there is no setting {name}{hint}")
-
-
-def _converted(name: str, value: Any, hint: Any, origin: str) -> Any:
-    """`value` as the field's type: TOML and flags bring types, the environment brings text."""
-    wanted = _wanted(hint)
-    if get_origin(wanted) is Literal:
-        if value not in get_args(wanted):
-            raise SettingsError(f"{name}: {value!r} is not one of {', '.join(get_args(wanted))}")
-        return value
-    try:
-        if get_origin(wanted) is tuple:
-            items = value.split(",") if isinstance(value, str) else value
-            return tuple(text for item in items if (text := str(item).strip()))
-        if wanted is bool:
-            return _switch(value)
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        if wanted is int and isinstance(value, float):
-            raise ValueError
-        return wanted(value)
-    except (ValueError, TypeError, OverflowError):
-        kind = getattr(wanted, "__name__", "list")
-        raise SettingsError(f"{name}: {value!r} ({origin}) is not of type {kind}") from None
-
-
-def _wanted(hint: Any) -> Any:
-    """The type itself, of `int | None` as of `int`."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next(kind for kind in kinds if kind is not type(None))
-
-
-def _switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if str(value).lower() not in words:
-        raise ValueError
-    return words[str(value).lower()]
-
-
-def as_toml(value: Any) -> str:
-    """A value as it stands in senryu.toml."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def documented(shape: type[Any]) -> dict[str, str]:
-    """Each field's docstring, read from the source: help texts and docs come from here."""
-    import ast
-    import inspect
-    import textwrap
-
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(shape))).body
-    assert isinstance(definition, ast.ClassDef)
-    texts = {}
-    for field, note in zip(definition.body, definition.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(note, ast.Expr)
-            and isinstance(note.value, ast.Constant)
-        ):
-            texts[field.target.id] = " ".join(str(note.value.value).split())
-    return texts

@@ -71,7 +71,8 @@ def test_every_row_of_the_compatibility_page_is_proved_by_tests_that_exist() -> 
 def test_every_setting_is_documented() -> None:
     from dataclasses import fields
 
-    from senryu.server.settings import ServerSettings, documented
+    from senryu.server.layers import documented
+    from senryu.server.settings import ServerSettings
 
     assert set(documented(ServerSettings)) == {field.name for field in fields(ServerSettings)}
 

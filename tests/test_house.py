@@ -56,6 +56,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.distill.curves",
     ),
     "benches": (
+        "senryu.server.layers",
         "senryu.server.manifest",
         "senryu.server.settings",
         "senryu.server.device",

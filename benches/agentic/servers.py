@@ -28,7 +28,8 @@ from senryu.quant import gguf_model
 from senryu.server.device import detect
 from senryu.server.engine.model_folder import find_model, read_facts
 from senryu.server.engine.vllm_arguments import vllm_arguments
-from senryu.server.settings import ServerSettings, load
+from senryu.server.layers import load
+from senryu.server.settings import ServerSettings
 
 _READY_SECONDS = 900.0
 _STOP_SECONDS = 60.0

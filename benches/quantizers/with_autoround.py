@@ -42,6 +42,9 @@ def main(words: str) -> None:
         device_map="cuda:0" if torch.cuda.is_available() else "cpu",
         enable_torch_compile=False,  # minutes before the first step, for small models
     ).quantize_and_save(asked["out"], format="llm_compressor")
+    out = Path(asked["out"])
+    for file in list(out.glob("*/*")):  # it names a folder of its own in there
+        file.rename(out / file.name)
     seconds = time.perf_counter() - begun
     print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "versions": versions()}))
 

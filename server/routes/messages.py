@@ -14,7 +14,6 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import State
 from starlette.responses import Response
 
-from senryu.server.callers import Caller
 from senryu.server.conversation.editing import apply_edits
 from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
 from senryu.server.conversation.messages import Conversation
@@ -22,6 +21,7 @@ from senryu.server.engine.base import Engine, EngineError, PromptRefused
 from senryu.server.identifiers import new_id
 from senryu.server.past_prompts import PastPrompts
 from senryu.server.settings import ServerSettings
+from senryu.server.tenancy.callers import Caller
 from senryu.server.traffic import Traffic
 from senryu.server.turn import diagnosis
 from senryu.server.turn.blocks import Answer, fold

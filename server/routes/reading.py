@@ -13,9 +13,9 @@ from fnmatch import translate
 
 from fastapi import Request
 
-from senryu.server.callers import Caller, Callers
 from senryu.server.conversation.terms import CLASSIC, CURRENT
 from senryu.server.settings import ServerSettings
+from senryu.server.tenancy.callers import Caller, Callers
 from senryu.server.wire.errors import (
     AuthenticationFailed,
     BodyTimedOut,

@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from senryu.server.callers import Caller
 from senryu.server.conversation.terms import CLASSIC
 from senryu.server.settings import ServerSettings
+from senryu.server.tenancy.callers import Caller
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import read_object
 

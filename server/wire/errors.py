@@ -3,12 +3,17 @@
     ApiError                    status  error.type
     ├── InvalidRequest          400     invalid_request_error
     ├── AuthenticationFailed    401     authentication_error
+    ├── PermissionDenied        403     permission_error
     ├── NotFound                404     not_found_error
     ├── MethodNotAllowed        405     invalid_request_error
     ├── BodyTimedOut            408     timeout_error
     ├── RequestTooLarge         413     request_too_large
+    ├── RateLimited             429     rate_limit_error
+    │   └── BudgetSpent         429     rate_limit_error
     ├── EngineFailed            500     api_error
-    └── NotReady                503     overloaded_error
+    ├── NotReady                503     overloaded_error
+    ├── TimedOut                504     timeout_error
+    └── Overloaded              529     overloaded_error
 
 A message says in one sentence what happened and, where the contract does not fix the
 words, what to do. This file knows no HTTP library; `routes` turn the errors into responses.
@@ -70,6 +75,14 @@ class AuthenticationFailed(ApiError):
     retry = False
 
 
+class PermissionDenied(ApiError):
+    """The credential is good, and may not do this."""
+
+    status = 403
+    type = "permission_error"
+    retry = False
+
+
 class NotFound(ApiError):
     """No such route, model or object."""
 
@@ -102,6 +115,22 @@ class RequestTooLarge(ApiError):
     type = "request_too_large"
 
 
+class RateLimited(ApiError):
+    """A key or a workspace has used what it may for now."""
+
+    status = 429
+    type = "rate_limit_error"
+
+
+class BudgetSpent(RateLimited):
+    """A budget is used up, for a day or a month: to ask again soon would be in vain."""
+
+    retry = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, details={"error_code": "enforced_spend_limit_reached"})
+
+
 class EngineFailed(ApiError):
     """The engine broke, or we did."""
 
@@ -110,7 +139,21 @@ class EngineFailed(ApiError):
 
 
 class NotReady(ApiError):
-    """The server is stopping."""
+    """The server is stopping, or its engine starts again."""
 
     status = 503
+    type = "overloaded_error"
+
+
+class TimedOut(ApiError):
+    """The answer took longer than this server lets it."""
+
+    status = 504
+    type = "timeout_error"
+
+
+class Overloaded(ApiError):
+    """More wait for the engine than may."""
+
+    status = 529
     type = "overloaded_error"

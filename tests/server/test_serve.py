@@ -15,8 +15,9 @@ import pytest
 
 from senryu.server.engine.base import Choice, EngineCard
 from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.layers import documented
 from senryu.server.serve import FLAGS, banner, main, parser
-from senryu.server.settings import ServerSettings, documented
+from senryu.server.settings import ServerSettings
 from senryu.server.turn.dialects.hermes import HermesDialect
 
 

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import pytest
 
-from senryu.server.settings import (
+from senryu.server.layers import (
     Loaded,
-    ServerSettings,
     SettingsError,
     add_flags,
     documented,
     load,
     load_arguments,
 )
+from senryu.server.settings import ServerSettings
 
 
 def load_server(

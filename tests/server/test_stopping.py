@@ -91,8 +91,9 @@ def test_an_open_request_gets_an_error_of_the_right_shape(
 def test_a_port_is_taken_from_the_moment_that_a_server_starts() -> None:
     """Two servers that start together do not both load a model."""
 
+    from senryu.server.layers import SettingsError
     from senryu.server.serve import _listen
-    from senryu.server.settings import ServerSettings, SettingsError
+    from senryu.server.settings import ServerSettings
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

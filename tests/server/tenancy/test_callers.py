@@ -2,8 +2,9 @@
 
 import pytest
 
-from senryu.server.callers import Callers, entries
-from senryu.server.settings import ServerSettings, SettingsError
+from senryu.server.layers import SettingsError
+from senryu.server.settings import ServerSettings
+from senryu.server.tenancy.callers import Callers, entries
 
 SECRET = b"s" * 32
 

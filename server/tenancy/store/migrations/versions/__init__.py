@@ -1,0 +1,1 @@
+"""The steps, each a file with the number of its place."""
