@@ -10,7 +10,9 @@ long it takes to look one up tells nothing of those that there are.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +36,8 @@ class Caller:
     workspace_id: str | None = None
     limits: Limits = NO_LIMITS
     workspace_limits: Limits = NO_LIMITS
+    until: float = math.inf
+    """When the key ends, in milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,40 +57,48 @@ def digest_of(key: bytes) -> bytes:
 class Callers:
     """Those that are known; all the world where nobody is."""
 
-    def __init__(self, settings: ServerSettings, secret: bytes) -> None:
+    def __init__(
+        self, settings: ServerSettings, secret: bytes, clock: Callable[[], float] = time.time
+    ) -> None:
         limits = read_limits(settings.key_limits, where="key_limits")
         self._settings = {
             digest_of(entry.key.encode()): _of_settings(entry, secret, limits)
             for entry in entries(settings)
         }
         self._known = dict(self._settings)
+        self._keyless = not self._settings
         nobody = Entry(name="", group="", key="")
         self._anyone = Caller(name="", salt=_salt(secret, nobody), role="admin", limits=limits)
-        self._secret = secret
+        self._secret, self._clock = secret, clock
         self.default_limits = limits
 
     @property
     def anyone(self) -> Caller | None:
         """Who everybody is on a server without keys; None on one with keys."""
-        return None if self._known else self._anyone
+        return self._anyone if self._keyless else None
 
     @property
     def salts(self) -> frozenset[str]:
         """Those of everybody who may ask."""
-        known = self._known.values() if self._known else (self._anyone,)
+        known = (self._anyone,) if self._keyless else self._known.values()
         return frozenset(caller.salt for caller in known)
 
     def named(self, offered: Iterable[bytes]) -> Caller | None:
         """Whose key is among those offered. Every one is looked up, by its digest, which nobody can
         choose: how long it takes tells nothing."""
-        found = None
+        found, now = None, self._clock() * 1000
         for key in offered:
-            found = self._known.get(digest_of(key), found)
+            caller = self._known.get(digest_of(key))
+            if caller is not None and now < caller.until:
+                found = caller
         return found
 
-    def learn(self, stored: dict[bytes, Caller]) -> None:
-        """From now on these are known beside those of the settings, and no others."""
+    def learn(self, stored: dict[bytes, Caller], *, keyless: bool = False) -> None:
+        """From now on these are known beside those of the settings, and no others. `keyless` says
+        that there has never been a stored key: where the last one was revoked nobody may ask,
+        instead of everybody."""
         self._known = {**stored, **self._settings}
+        self._keyless = keyless and not self._settings
 
     def salt(self, *, workspace_id: str | None, key_id: str) -> str:
         """That of a stored key."""

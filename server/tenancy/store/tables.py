@@ -46,11 +46,22 @@ keys = Table(
     Column("role", String(8), nullable=False),  # admin, user, batch
     Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of the key
     Column("hint", String(8), nullable=False),  # its last characters
+    Column("old_digest", String(64), nullable=True, unique=True),  # of the one before, which is
+    Column("old_expires_at", BigInteger, nullable=True),  # ... good until then
     Column("limits", JSON, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=True),
     Column("disabled", Boolean, nullable=False, default=False),
     Column("revoked_at", BigInteger, nullable=True),
+)
+
+# How often keys and workspaces have changed: one row, so that a server that asks every second
+# whether it still knows them all is told cheaply.
+changes = Table(
+    "changes",
+    metadata,
+    Column("name", String(8), primary_key=True),  # keys
+    Column("number", BigInteger, nullable=False),
 )
 
 # Servers that use this database, each with a row of its own that it keeps fresh.

@@ -31,6 +31,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
     )
     op.create_index("ix_batches_created_at", "batches", ["created_at"], unique=False)
+    changes = op.create_table(
+        "changes",
+        sa.Column("name", sa.String(length=8), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_changes")),
+    )
+    op.bulk_insert(changes, [{"name": "keys", "number": 0}])
     op.create_table(
         "files",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -123,6 +130,8 @@ def upgrade() -> None:
         sa.Column("role", sa.String(length=8), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("hint", sa.String(length=8), nullable=False),
+        sa.Column("old_digest", sa.String(length=64), nullable=True),
+        sa.Column("old_expires_at", sa.BigInteger(), nullable=True),
         sa.Column("limits", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
@@ -134,4 +143,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_keys")),
         sa.UniqueConstraint("digest", name=op.f("uq_keys_digest")),
         sa.UniqueConstraint("name", name=op.f("uq_keys_name")),
+        sa.UniqueConstraint("old_digest", name=op.f("uq_keys_old_digest")),
     )
