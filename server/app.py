@@ -16,14 +16,17 @@ from senryu.server.conversation.signing import Signer
 from senryu.server.engine.base import Engine
 from senryu.server.identifiers import new_id
 from senryu.server.media.local import media_opener
+from senryu.server.observing.opening import Observing, open_observing
+from senryu.server.observing.watch import Watch
 from senryu.server.past_prompts import PastPrompts
-from senryu.server.routes import health, messages, models, openapi, vertex
+from senryu.server.routes import files, health, messages, metrics, models, openapi, vertex
 from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.signing_key import read_secret
 from senryu.server.tenancy.callers import Callers
+from senryu.server.tenancy.tenancy import make_rules
 from senryu.server.traffic import Traffic
 from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import (
@@ -42,6 +45,7 @@ def build_app(
     engine: Engine,
     beginnings: Beginnings | None = None,
     traffic: Traffic | None = None,
+    observing: Observing | None = None,
 ) -> ASGIApp:
     """The whole API over `engine`. `beginnings` notes how prompts begin, `traffic` who waits."""
     app = FastAPI(
@@ -54,9 +58,17 @@ def build_app(
     app.state.past_prompts = PastPrompts()
     app.state.beginnings = beginnings
     app.state.traffic = traffic or Traffic()
+    observing = observing or open_observing(settings)
+    app.state.metrics = observing.metrics
     app.state.callers = Callers(settings, secret)
+    app.state.rules = make_rules(settings, engine.card, None, observing.observers)
+    app.state.desk = app.state.rules.desk
+    app.state.limiter = app.state.rules.limiter
+    app.state.observers = app.state.rules.observers
+    for name in ("store", "ledger", "files", "batches"):
+        setattr(app.state, name, None)
     app.state.open_media = media_opener(settings, window=engine.card.window)
-    for room in (messages, models, vertex, openapi, health):
+    for room in (messages, models, files, vertex, openapi, health, metrics):
         app.include_router(room.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -64,7 +76,7 @@ def build_app(
     # The last one added is the first to hear of a request.
     allowed = settings.cors_origins
     app.add_middleware(Origins, allowed=allowed, keyless=settings.keyless)
-    app.add_middleware(Envelope)
+    app.add_middleware(Envelope, watch=observing.watch)
     if allowed:
         app.add_middleware(Cors, allowed=allowed)
     return app
@@ -72,14 +84,16 @@ def build_app(
 
 class Envelope:
     """What holds for every request: it has an id, in its state for error bodies and on its
-    response as a header; and our own bugs are logged and answered with that id.
+    response as a header; our own bugs are logged and answered with that id; and when it is over,
+    the log, the counters and the traces are told.
 
-    The latter is no exception handler, for those of Starlette raise the error once more, and the
+    Our bugs have no exception handler, for those of Starlette raise the error once more, and the
     HTTP server would log it again.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, watch: Watch) -> None:
         self._app = app
+        self._watch = watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,12 +102,15 @@ class Envelope:
         request_id = new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         header = (b"request-id", request_id.encode())
+        seen = self._watch.begun(scope, request_id)
+        receive, send = seen.listening(receive, send)
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                seen.status = message["status"]
                 message["headers"] = [*message["headers"], header]
             await send(message)
 
@@ -109,6 +126,8 @@ class Envelope:
             log.exception("request %s failed", request_id)
             reply = error_reply(EngineFailed("Internal server error"), request_id)
             await reply(scope, receive, send_with_id)
+        finally:
+            self._watch.finished(seen)
 
 
 def _request_id(request: Request) -> str:

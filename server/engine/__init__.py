@@ -28,6 +28,7 @@ async def open_engine(settings: ServerSettings, *, gate: bool = False) -> Engine
             tokens=settings.scripted_tokens,
             window=settings.window or 200_000,
             model=settings.served_name or "scripted",
+            seats=settings.max_streams or 1_000,
         )
     from .kv.identity import weights_identity
     from .model_folder import find_model, read_facts, refuse_unservable

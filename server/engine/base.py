@@ -22,6 +22,15 @@ class PromptRefused(EngineError):
     """The engine will not read this prompt: the request is at fault, not the engine."""
 
 
+class EngineGone(EngineError):
+    """The engine has died. Where it is opened again, it is there in about so many `seconds`."""
+
+    def __init__(self, seconds: int | None = None) -> None:
+        remedy = "restart the server" if seconds is None else "it starts again; try again shortly"
+        super().__init__(f"The engine has stopped; {remedy}")
+        self.seconds = seconds
+
+
 class FinishReason(Enum):
     """Why the engine stopped of itself."""
 
@@ -82,13 +91,27 @@ class EngineCard:
     choices: tuple[Choice, ...] = ()
     block: int = 32
     """Tokens in one block of its KV cache: prefixes are found again in whole blocks."""
+    seats: int = 1_000
+    """Requests that it works on at one time."""
 
 
-class Engine(Protocol):
-    """An open engine."""
+class Generating(Protocol):
+    """What an answer is made with: an engine, or a place in one."""
 
     @property
     def card(self) -> EngineCard: ...
+
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """Token events until the one with a finish reason; of a long prompt with marks the first
+        may have no tokens yet, and tells what was found cached. Closing the generator aborts the
+        request. Raises EngineError."""
+        ...
+
+
+class Engine(Generating, Protocol):
+    """An open engine."""
 
     @property
     def tokenizer(self) -> ChatTokenizer: ...
@@ -99,14 +122,6 @@ class Engine(Protocol):
         thread. Raises EngineError."""
         ...
 
-    def generate(
-        self, prompt: Prompt, sampling: Sampling, request_id: str
-    ) -> AsyncGenerator[TokenEvent, None]:
-        """Token events until the one with a finish reason; of a long prompt with marks the first
-        may have no tokens yet, and tells what was found cached. Closing the generator aborts the
-        request. Raises EngineError."""
-        ...
-
     async def refusal(self, grammar: str) -> str | None:
         """Why no answer can be held to this structural tag, as the end of a sentence; None when one
         can. Asking may take a second and disturbs nobody. Raises EngineError when it cannot be
@@ -115,6 +130,10 @@ class Engine(Protocol):
 
     async def healthy(self) -> bool:
         """Whether a request could be served now."""
+        ...
+
+    def back_in(self) -> int | None:
+        """Seconds until it is there again, once it has died; None when nobody opens it again."""
         ...
 
     async def close(self) -> None:

@@ -108,6 +108,7 @@ class ScriptedEngine:
         model: str = "scripted",
         dialect: Dialect = _SPOKEN,
         sees: bool = False,
+        seats: int = 1_000,
     ) -> None:
         if isinstance(script, str):
             script = re.findall(r"\s*\S+\s*", script) or [script]
@@ -120,6 +121,7 @@ class ScriptedEngine:
             created_at="1970-01-01T00:00:00Z",
             dialect=dialect,
             sees=sees,
+            seats=seats,
             choices=(Choice("engine", "scripted", "it was asked for; it has no weights"),),
         )
         self._blocks = _Blocks()
@@ -159,6 +161,9 @@ class ScriptedEngine:
 
     async def healthy(self) -> bool:
         return True
+
+    def back_in(self) -> int | None:
+        return None
 
     async def close(self) -> None:
         return None

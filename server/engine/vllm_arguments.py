@@ -127,7 +127,7 @@ def vllm_arguments(
         "limit_mm_per_prompt": {"image": MOST_MEDIA, "video": 0, "audio": 0},
         "mm_processor_cache_gb": 1,  # in this process and in the engine's: some fifty images
         "skip_mm_profiling": on_cpu,  # nothing depends on it where the KV memory is given in bytes
-        "disable_log_stats": True,
+        "disable_log_stats": False,  # /metrics has them
         "max_logprobs": -1,  # no bound: clients cannot ask for any, and a teacher's reader may
     }
     environment = {

@@ -30,6 +30,7 @@ from .base import (
     Choice,
     EngineCard,
     EngineError,
+    EngineGone,
     FinishReason,
     PromptRefused,
     TokenEvent,
@@ -105,14 +106,9 @@ async def open_vllm(
     lifeline.announce()
     try:
         with waiting("opening the engine"), printing_to(log_file) if log_file else nullcontext():
-            from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.v1.engine.async_llm import AsyncLLM
-
             tokenizer = open_tokenizer(arguments.engine["model"])
-            engine_arguments = AsyncEngineArgs(**_with_tiers(arguments.engine))
-            # Or the first request that is held to a form chooses one for all that follow.
-            engine_arguments.structured_outputs_config.backend = "xgrammar"
-            llm = AsyncLLM.from_engine_args(engine_arguments)
+            # In a thread: where one is opened again, those who ask are told so meanwhile.
+            llm = await asyncio.to_thread(_start, arguments.engine)
             if log_file:
                 _keep_logging_to(log_file)
             why_blind = _why_blind(llm, tokenizer, arguments.dialect)
@@ -131,6 +127,7 @@ async def open_vllm(
         dialect=arguments.dialect,
         sees=why_blind is None,
         block=cache.block_size,
+        seats=llm.vllm_config.scheduler_config.max_num_seqs,
         choices=(
             *_told(arguments.choices, llm.model_config),
             Choice("images", "no" if why_blind else "yes", why_blind or "one was shown on trial"),
@@ -142,6 +139,16 @@ async def open_vllm(
     check.warm_up()
     tender = Tender(arguments.tended) if arguments.tended else None
     return VllmEngine(llm, tokenizer, card, check, tender)
+
+
+def _start(engine: Mapping[str, Any]) -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(**_with_tiers(engine))
+    # Or the first request that is held to a form chooses one for all that follow.
+    arguments.structured_outputs_config.backend = "xgrammar"
+    return AsyncLLM.from_engine_args(arguments)
 
 
 def _with_tiers(engine: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,7 +266,7 @@ class VllmEngine:
                 async for output in outputs:
                     yield read(output)
         except EngineDeadError as error:
-            raise EngineError("The engine has stopped; restart the server") from error
+            raise EngineGone() from error
         except EngineGenerateError as error:
             log.error("vLLM failed on %s", request_id, exc_info=error)
             raise EngineError("The engine failed on this request; try it again") from error
@@ -271,6 +278,9 @@ class VllmEngine:
 
     async def healthy(self) -> bool:
         return not self._llm.errored
+
+    def back_in(self) -> int | None:
+        return None
 
     async def close(self) -> None:
         if self._tender:

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from senryu.server.engine.base import Engine
-from senryu.server.wire.errors import EngineFailed
+from senryu.server.answering import blamed
+from senryu.server.engine.base import Engine, EngineGone
 
 from .replies import json_reply
 
@@ -16,7 +16,7 @@ async def health(request: Request) -> Response:
     """200 while a request could be served. No credential needed."""
     engine: Engine = request.app.state.engine
     if not await engine.healthy():
-        raise EngineFailed("The engine has stopped; restart the server")
+        raise blamed(EngineGone(engine.back_in()))
     return json_reply({"status": "ok", "model": engine.card.model})
 
 

@@ -1,28 +1,19 @@
-"""GET /v1/models and /v1/models/{id}, and the rule by which an id finds its model."""
-
-from fnmatch import fnmatchcase
+"""GET /v1/models and /v1/models/{id}."""
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from senryu.server.engine.base import Engine, EngineCard
+from senryu.server.naming import resolve_model
 from senryu.server.settings import ServerSettings
-from senryu.server.wire.errors import InvalidRequest, NotFound
+from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.models import model_body
 
 from .reading import check_credential
 from .replies import json_reply
 
 router = APIRouter()
-
-
-def resolve_model(asked: str, settings: ServerSettings, card: EngineCard) -> str:
-    """The id of the model that answers to `asked`: its own id, or a pattern of `aliases`.
-    Raises NotFound."""
-    if asked == card.model or any(fnmatchcase(asked, alias) for alias in settings.aliases):
-        return card.model
-    raise NotFound(f"model: {asked}")
 
 
 @router.get("/v1/models")

@@ -1,12 +1,11 @@
 """JSON replies: an answer's body, or an error's; and the header that names what had no effect."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
+from senryu.server.wire.encoding import encoded
 from senryu.server.wire.errors import ApiError
 
 IGNORED = "senryu-ignored"
@@ -25,14 +24,6 @@ def json_reply(
     return Response(
         encoded(body), status_code=status, media_type="application/json", headers=headers
     )
-
-
-def encoded(body: dict[str, Any]) -> bytes:
-    """As JSON, the input of a tool included: a model may write integers of any length there."""
-    try:
-        return orjson.dumps(body)
-    except TypeError:
-        return json.dumps(body, ensure_ascii=False).encode()
 
 
 def error_reply(error: ApiError, request_id: str) -> Response:

@@ -9,13 +9,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from senryu.server.answering import Spoken
 from senryu.server.conversation.terms import CLASSIC
 from senryu.server.settings import ServerSettings
 from senryu.server.tenancy.callers import Caller
+from senryu.server.wire.encoding import encoded
 from senryu.server.wire.errors import InvalidRequest
 from senryu.server.wire.requests import read_object
 
-from .messages import Spoken, answer, count
+from .messages import answer, counted, task
 from .reading import (
     api_version,
     betas,
@@ -24,7 +26,6 @@ from .reading import (
     known_version,
     read_body,
 )
-from .replies import encoded
 
 _MODELS = "/projects/{project}/locations/{location}/publishers/anthropic/models"
 _OWN_CLASSIC = "vertex-2023-10-16"
@@ -38,7 +39,7 @@ router = APIRouter(include_in_schema=False)
 async def count_tokens(request: Request) -> Response:
     """The model that counts is named in the body."""
     body, spoken = await _received(request, {})
-    return await count(request, body, spoken)
+    return await counted(request, body, spoken)
 
 
 @router.post("/v1" + _MODELS + "/{model:path}:rawPredict")
@@ -75,9 +76,11 @@ def _spoken(
     if not (isinstance(named, list) and all(isinstance(beta, str) for beta in named)):
         raise InvalidRequest("anthropic_beta: Input should be a valid list of strings")
     return Spoken(
-        api_version(request, settings)
+        version=api_version(request, settings)
         if version is None
         else known_version(CLASSIC if version == _OWN_CLASSIC else version),
-        betas(request, settings) | known_betas(named, settings),
-        caller,
+        betas=betas(request, settings) | known_betas(named, settings),
+        caller=caller,
+        request_id=request.scope["state"]["request_id"],
+        task=task(request),
     )

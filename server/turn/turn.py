@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from senryu.server.conversation.messages import Demands, Sampling, StopReason, Usage
 from senryu.server.conversation.signing import Signer
-from senryu.server.engine.base import Engine, EngineError, FinishReason
+from senryu.server.engine.base import EngineError, FinishReason, Generating
 from senryu.server.engine.patience import Patient
 
 from .accounting import input_usage
@@ -61,7 +61,7 @@ class Turn:
         )
 
 
-async def run_turn(turn: Turn, engine: Engine) -> AsyncGenerator[BlockEvent, None]:
+async def run_turn(turn: Turn, engine: Generating) -> AsyncGenerator[BlockEvent, None]:
     """The events of the answer, from TurnStarted to TurnEnded.
 
     The prompt must fit the window (`routes` checks). When prompt and `max_tokens` together do

@@ -70,6 +70,8 @@ class OutputConfig(Strict):
 class Metadata(Strict):
     # The hosted limit is 256 characters; Claude Code puts a JSON text here.
     user_id: Annotated[str, Field(max_length=4096)] | None = None
+    # Ours: what the client calls this kind of work; the ledger and the counters part by it.
+    task: Annotated[str, Field(max_length=64)] | None = None
 
 
 class Diagnostics(Strict):

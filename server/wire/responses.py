@@ -27,8 +27,10 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
-def message_body(answer: Answer, extras: Extras = NO_EXTRAS) -> dict[str, Any]:
-    """A whole message."""
+def message_body(
+    answer: Answer, extras: Extras = NO_EXTRAS, *, tier: str = "standard"
+) -> dict[str, Any]:
+    """A whole message. `tier`: `batch` for one of a batch."""
     return {
         **_opening(answer.message_id, answer.model, extras),
         "content": [block_body(block) for block in answer.blocks],
@@ -36,7 +38,7 @@ def message_body(answer: Answer, extras: Extras = NO_EXTRAS) -> dict[str, Any]:
         "stop_sequence": answer.stop_sequence,
         "stop_details": None,
         "container": None,
-        "usage": usage_body(answer.usage),
+        "usage": usage_body(answer.usage) | {"service_tier": tier},
         **closing_extras(extras),
     }
 

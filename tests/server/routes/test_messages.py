@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from senryu.server.engine.base import PromptRefused
+from senryu.server import answering
+from senryu.server.conversation.messages import Sampling
+from senryu.server.engine.base import EngineGone, PromptRefused, TokenEvent
 from senryu.server.engine.scripted import POEM, ScriptedEngine
-from senryu.server.routes import messages as routes
+from senryu.server.turn.prompt import Prompt
 
 ClientFor = Callable[..., httpx.AsyncClient]
 Body = dict[str, Any]
@@ -255,7 +257,7 @@ async def test_a_long_request_is_read_beside_the_loop_from_its_json_to_its_token
         return wrapper
 
     for name in ("parse", "read_request", "build_prompt"):
-        monkeypatch.setattr(routes, name, watched(getattr(routes, name)))
+        monkeypatch.setattr(answering, name, watched(getattr(answering, name)))
     document = {"source": {"type": "text", "media_type": "text/plain", "data": text}}
     content = {"text": text} if kind == "text" else document
     body["messages"][0]["content"] = [{"type": kind, **content}]
@@ -271,7 +273,7 @@ async def test_a_text_does_not_wait_for_the_media_of_others(
 ) -> None:
     """However many PDFs there are: one may take a minute."""
     done = threading.Event()
-    reading = [routes._MEDIA_THREADS.submit(done.wait, 30) for _ in range(20)]
+    reading = [answering._MEDIA_THREADS.submit(done.wait, 30) for _ in range(20)]
     try:
         document = {"type": "text", "media_type": "text/plain", "data": "x"}
         content = [{"type": "document", "source": document}]
@@ -372,6 +374,12 @@ async def test_an_engine_that_is_down_is_a_status_and_no_stream(
     class Down(ScriptedEngine):
         async def healthy(self) -> bool:
             return False
+
+        async def generate(
+            self, prompt: Prompt, sampling: Sampling, request_id: str
+        ) -> AsyncGenerator[TokenEvent, None]:
+            raise EngineGone
+            yield
 
     reply = await client_for(Down()).post("/v1/messages", json=body | {"stream": stream})
     assert (reply.status_code, reply.json()["error"]["type"]) == (500, "api_error")

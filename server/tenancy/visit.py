@@ -1,0 +1,251 @@
+"""One request for an answer, from its admission to its line in the ledger.
+
+Admitted is what its caller's limits allow and the queue has room for. It then waits for its place
+in the engine, and whatever way it ends, the limits, the ledger and the observers are told what was
+used: before the client is, so that nobody has seen a count that the ledger does not have.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from senryu.server.conversation.messages import Sampling, Usage
+from senryu.server.engine.base import Engine, EngineCard, TokenEvent
+from senryu.server.turn.prompt import Prompt
+from senryu.server.turn.turn import Turn
+from senryu.server.wire.errors import NotReady, Overloaded, TimedOut
+
+from .account import Ended, Opened, State
+from .desk import Desk, Place
+from .presence import now_ms
+from .prices import Prices
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+    from .limiter import Hold, Limiter
+
+log = logging.getLogger("senryu.server")
+
+Result = TypeVar("Result")
+Also = Callable[[AsyncConnection], Awaitable[None]]
+
+BATCH_PRIORITY = 100
+"""Behind all that somebody waits for, in the engine's own queue too."""
+LEDGER_SECONDS = 5.0
+"""How long an answer waits for its line in the ledger; then it goes out first."""
+_PAUSES = (0.5, 1, 2, 4, 8, 16, 30, 60, 60, 60)
+
+
+class Observer(Protocol):
+    """Who wants to hear of every request."""
+
+    def opened(self, told: Opened) -> None: ...
+
+    def ended(self, told: Ended) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What admits requests, and who is told of them."""
+
+    desk: Desk
+    limiter: "Limiter"
+    prices: Prices
+    ledger: "Ledger | None"
+    observers: Sequence[Observer]
+    seconds: float
+    """Time that a request may take."""
+
+
+class Visit:
+    """Entered, it is admitted; inside, `engine` answers in its place. Raises RateLimited,
+    BudgetSpent and Overloaded where it may not enter."""
+
+    def __init__(self, opened: Opened, turn: Turn, engine: Engine, rules: Rules) -> None:
+        self._opened = opened
+        self._turn = turn
+        self._rules = rules
+        self._engine = engine
+        self._ended = False
+        self._opening: asyncio.Task[None] | None = None
+        self.card: EngineCard = engine.card
+        self.cached = 0
+        self.written = 0
+        self._began = asyncio.get_running_loop().time()
+        self._seated_at: float | None = None
+        self._first_token_at: float | None = None
+
+    async def __aenter__(self) -> Self:
+        opened, rules = self._opened, self._rules
+        most = rules.prices.most(opened.model, opened.prompt_tokens, opened.max_tokens, opened.tier)
+        self._hold: Hold = rules.limiter.hold(
+            opened.caller,
+            input_tokens=opened.prompt_tokens,
+            output_tokens=opened.max_tokens,
+            cost=most,
+        )
+        batch = opened.tier == "batch"
+        whose = opened.caller.key_id or ""
+        try:
+            self._place: Place = rules.desk.place(whose, opened.prompt_tokens, batch=batch)
+        except Overloaded:
+            rules.limiter.settle(
+                self._hold, input_tokens=0, output_tokens=0, total_tokens=0, cost=0
+            )
+            raise
+        for observer in rules.observers:
+            observer.opened(opened)
+        if rules.ledger is not None:
+            ledger = rules.ledger
+            self._opening = _keep(asyncio.create_task(_insisting(lambda: ledger.opened(opened))))
+        return self
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, request_id: str
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """The engine's answer, once there is a place for it. Raises what the engine raises,
+        TimedOut, and NotReady where a batch gives way."""
+        loop = asyncio.get_running_loop()
+        deadline = self._began + self._rules.seconds
+        late = TimedOut(
+            f"The answer took longer than {self._rules.seconds:g} seconds; ask for less, or have "
+            "the server's operator raise answer_seconds"
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._place.seat()
+        except TimeoutError:
+            raise late from None
+        self._seated_at = loop.time()
+        if self._opened.tier == "batch":
+            prompt = replace(prompt, priority=BATCH_PRIORITY)
+        async with aclosing(self._engine.generate(prompt, sampling, request_id)) as events:
+            async for event in events:
+                if event.token_ids:
+                    if self._first_token_at is None:
+                        self._first_token_at = loop.time()
+                    self.written += len(event.token_ids)
+                self.cached = max(self.cached, event.cached_tokens)
+                yield event
+                if self._place.gives_way:
+                    raise NotReady("Somebody waits who goes before a batch", retry_after=1)
+                if loop.time() > deadline:
+                    raise late
+
+    async def done(self, usage: Usage, stop_reason: str) -> None:
+        """The answer is made: its line is written. Returns when that is on the disk; where it takes
+        long, before."""
+        told = self._tell("done", usage, stop_reason)
+        if self._rules.ledger is not None:
+            writing = asyncio.create_task(self._write(told))
+            _keep(writing)
+            await asyncio.wait({writing}, timeout=LEDGER_SECONDS)
+
+    async def kept(self, usage: Usage, stop_reason: str, also: Also) -> bool:
+        """The same for a request of a batch, once what `also` writes is on the disk in the same
+        transaction. False: neither is, for the ledger took this request for lost."""
+        told = self._tell("done", usage, stop_reason)
+        return await asyncio.shield(_keep(asyncio.create_task(self._write(told, also))))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._ended:
+            left = kind is None or issubclass(kind, asyncio.CancelledError | GeneratorExit)
+            told = self._tell("left" if left else "failed", self._so_far(), None, error)
+            if self._rules.ledger is not None:
+                _keep(asyncio.create_task(self._write(told)))
+
+    def _so_far(self) -> Usage:
+        """What was used of the engine; of a batch nothing is counted but answers."""
+        if self._opened.tier == "batch" or self._seated_at is None:
+            return Usage(input_tokens=0, output_tokens=0)
+        usage = self._turn.usage(cached=self.cached, block=self.card.block)
+        return replace(usage, output_tokens=self.written)
+
+    def _tell(
+        self,
+        state: State,
+        usage: Usage,
+        stop_reason: str | None,
+        error: BaseException | None = None,
+    ) -> Ended:
+        self._ended = True
+        self._place.leave()
+        opened, rules = self._opened, self._rules
+        cost = rules.prices.cost(opened.model, usage, opened.tier)
+        counted = usage.input_tokens + usage.cache_creation_tokens
+        rules.limiter.settle(
+            self._hold,
+            input_tokens=counted,
+            output_tokens=usage.output_tokens,
+            total_tokens=counted + usage.output_tokens,
+            cost=cost,
+        )
+        now = asyncio.get_running_loop().time()
+        first = self._first_token_at
+        told = Ended(
+            opened=opened,
+            state=state,
+            usage=usage,
+            stop_reason=stop_reason,
+            ended_at=now_ms(),
+            queued_ms=round(1000 * ((self._seated_at or now) - self._began)),
+            first_token_ms=None if first is None else round(1000 * (first - self._began)),
+            cost=cost,
+            error_type=getattr(error, "type", None) or (type(error).__name__ if error else None),
+        )
+        for observer in rules.observers:
+            observer.ended(told)
+        return told
+
+    async def _write(self, told: Ended, also: Also | None = None) -> bool:
+        ledger = self._rules.ledger
+        assert ledger is not None
+        if self._opening is not None:  # its line is there before it is completed
+            await asyncio.wait({self._opening})
+        return await _insisting(lambda: ledger.ended(told, also))
+
+
+async def _insisting(write: Callable[[], Awaitable[Result]]) -> Result:
+    """Writes, and where the database fails writes again: minutes of a full disk lose nothing.
+    Raises what it raises in the end."""
+    for pause in _PAUSES:
+        try:
+            return await write()
+        except (SQLAlchemyError, OSError) as error:
+            log.error("A line of the ledger could not be written, it is tried again: %s", error)
+        await asyncio.sleep(pause)
+    return await write()
+
+
+_writing: set[asyncio.Task[Any]] = set()
+
+
+def _keep(task: asyncio.Task[Result]) -> asyncio.Task[Result]:
+    """Somebody holds on to a task that nobody waits for, and hears how it ends."""
+    _writing.add(task)
+    task.add_done_callback(_let_go)
+    return task
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    _writing.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("A line of the ledger is lost: %s", error)
+
+
+async def all_written() -> None:
+    """Waits for what is still to be written in the ledger: a server that stops does."""
+    while _writing:
+        await asyncio.wait(set(_writing))
