@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from senryu.server.conversation.intake import Asked, Terms, read_request
-from senryu.server.conversation.media import MediaError
+from senryu.server.conversation.media import File, MediaError
 from senryu.server.conversation.messages import ImageBlock, Tool
 from senryu.server.conversation.signing import Signer
 from senryu.server.conversation.tools import CHANGES_BETAS
@@ -115,6 +115,9 @@ class _NoMedia:
 
     def fetch(self, url: str, kind: str) -> tuple[str, bytes]:
         raise MediaError("nothing is fetched for a prompt; leave it out")
+
+    def file(self, file_id: str) -> File:
+        raise MediaError("files are not read here; leave it out")
 
     def image(self, data: bytes, media_type: str) -> ImageBlock:
         raise MediaError("pictures are not read here; leave them out")

@@ -8,7 +8,7 @@ import binascii
 from collections.abc import Iterator, Sequence
 
 from senryu.server.wire import blocks as wire
-from senryu.server.wire.errors import InvalidRequest, NotFound
+from senryu.server.wire.errors import InvalidRequest
 
 from .cache_marks import marked
 from .media import MediaError
@@ -16,6 +16,10 @@ from .media_budget import MediaBudget
 from .messages import ImageBlock, TextBlock
 from .pictures import Pictures
 from .terms import Terms
+from .uploaded import found_file, read_file
+
+# What may come in a body of its own; the process that reads it is held to a gibibyte.
+_MOST_PDF_BYTES = 2**25
 
 Part = TextBlock | ImageBlock
 
@@ -58,7 +62,7 @@ def _parts(
         case wire.UrlSource():
             yield _fetched(source.url, f"{here}.url", terms, pictures.budget)
         case wire.FileSource():
-            raise NotFound(f"{here}.file.file_id: File not found: {source.file_id}")
+            yield _uploaded(source.file_id, f"{here}.file", terms, pictures.budget)
 
 
 def _decoded(data: str, here: str) -> bytes:
@@ -97,10 +101,32 @@ def _fetched(url: str, here: str, terms: Terms, budget: MediaBudget) -> TextBloc
     if media_type == "application/pdf":
         return _pdf(data, here, terms, budget)
     if media_type == "text/plain":
-        text = data.decode(errors="replace")
-        budget.add_text(len(text), here)
-        return TextBlock(text=text)
-    raise InvalidRequest(
+        return _plain(data, here, budget)
+    raise _unreadable(media_type, here)
+
+
+def _uploaded(file_id: str, here: str, terms: Terms, budget: MediaBudget) -> TextBlock:
+    file = found_file(terms, file_id, here)
+    if file.media_type == "application/pdf":
+        if file.size > _MOST_PDF_BYTES:
+            raise InvalidRequest(
+                f"{here}: Could not process PDF: it has {file.size} bytes > {_MOST_PDF_BYTES} "
+                "maximum; send a part of it"
+            )
+        return _pdf(read_file(file, budget, here), here, terms, budget)
+    if file.media_type == "text/plain":
+        return _plain(read_file(file, budget, here), here, budget)
+    raise _unreadable(file.media_type, f"{here}.file_id")
+
+
+def _plain(data: bytes, here: str, budget: MediaBudget) -> TextBlock:
+    text = data.decode("utf-8-sig", errors="replace")
+    budget.add_text(len(text), here)
+    return TextBlock(text=text)
+
+
+def _unreadable(media_type: str, here: str) -> InvalidRequest:
+    return InvalidRequest(
         f"{here}: the document is of type {media_type!r}; it has to be 'application/pdf' or "
         "'text/plain'"
     )

@@ -3,6 +3,8 @@
 Reading a request needs the results and not the libraries; tests bring media of their own.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from .messages import ImageBlock
@@ -25,6 +27,21 @@ class MediaError(Exception):
         self.details = details
 
 
+class FileMissing(MediaError):
+    """No such file, or none that this client may see, or not any more: a 404."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """An uploaded file. What it is can be told without reading it."""
+
+    media_type: str
+    """As it was said when it was uploaded."""
+    size: int
+    read: Callable[[], bytes]
+    """Raises FileMissing."""
+
+
 class Media(Protocol):
     """What makes text and pictures of bytes. Every method raises MediaError."""
 
@@ -34,6 +51,10 @@ class Media(Protocol):
 
     def fetch(self, url: str, kind: Literal["image", "document"]) -> tuple[str, bytes]:
         """The media type and the bytes behind an address."""
+        ...
+
+    def file(self, file_id: str) -> File:
+        """The file of this id, if whoever asks may see it. Raises FileMissing, too."""
         ...
 
     def image(self, data: bytes, media_type: str) -> ImageBlock:

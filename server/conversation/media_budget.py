@@ -17,6 +17,8 @@ from .walk import Placed
 _CHARACTERS_OF_A_TOKEN = 16
 # A hundred of the largest that a model is shown, which take three quarters of a gibibyte.
 _MOST_PIXELS = 2**28
+# Of uploaded files, which cost a request nothing to name: as much as four bodies may bring.
+_MOST_FILE_BYTES = 2**27
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class MediaBudget:
     """The pictures, and the pages of documents; a document not yet read is one page."""
     characters: int = 0
     pixels: int = 0
+    file_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._check_media()
@@ -48,6 +51,15 @@ class MediaBudget:
             raise InvalidRequest(
                 f"{here}: the documents up to this one hold {self.characters} characters of text, "
                 f"far more than the model's window of {self.window} tokens; send less of them"
+            )
+
+    def add_file(self, size: int, here: str) -> None:
+        """Bytes of a file, before it is read."""
+        self.file_bytes += size
+        if self.file_bytes > _MOST_FILE_BYTES:
+            raise InvalidRequest(
+                f"{here}: Too much media: the files up to this one have {self.file_bytes} bytes > "
+                f"{_MOST_FILE_BYTES} maximum; send fewer or smaller ones"
             )
 
     def add_pixels(self, count: int) -> None:
@@ -73,7 +85,7 @@ def media_budget(blocks: Sequence[Placed], window: int) -> MediaBudget:
     pictures = sum(isinstance(placed.block, wire.Image) for placed in blocks)
     documents = sum(
         isinstance(placed.block, wire.Document)
-        and isinstance(placed.block.source, wire.Base64PdfSource | wire.UrlSource)
+        and isinstance(placed.block.source, wire.Base64PdfSource | wire.UrlSource | wire.FileSource)
         for placed in blocks
     )
     return MediaBudget(window, pictures, pictures + documents)

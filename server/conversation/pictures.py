@@ -9,14 +9,16 @@ import binascii
 from dataclasses import dataclass
 
 from senryu.server.wire import blocks as wire
-from senryu.server.wire.errors import InvalidRequest, NotFound
+from senryu.server.wire.errors import InvalidRequest
 
 from .media import MediaError
 from .media_budget import MediaBudget
 from .messages import ImageBlock
 from .picture_heads import picture_type, size_of
 from .terms import Terms
+from .uploaded import found_file, read_file
 
+_PICTURE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _MOST_MEGABYTES = 10
 _LONGEST_SIDE = 8000
 _MANY_PICTURES = 20
@@ -47,7 +49,8 @@ class Pictures:
                 within = f"{here}.source.url"
                 media_type, data = self._fetched(source.url, within)
             case wire.FileSource() as source:
-                raise NotFound(f"{here}.source.file.file_id: File not found: {source.file_id}")
+                within = f"{here}.source.file"
+                media_type, data = self._uploaded(source.file_id, within)
         size = self._size(data, media_type, within)
         longest = max(size)
         wishes = block.transformations
@@ -68,6 +71,18 @@ class Pictures:
             return self.terms.media.fetch(url, "image")
         except MediaError as error:
             raise InvalidRequest(f"{here}: {error}", details=error.details) from None
+
+    def _uploaded(self, file_id: str, here: str) -> tuple[str, bytes]:
+        file = found_file(self.terms, file_id, here)
+        if file.media_type not in _PICTURE_TYPES:
+            raise InvalidRequest(
+                f"{here}.file_id: the file is of type {file.media_type!r}; an image has to be "
+                "'image/jpeg', 'image/png', 'image/gif' or 'image/webp'"
+            )
+        if not file.size:
+            raise InvalidRequest(f"{here}: image cannot be empty")
+        _check_bytes(file.size, here)
+        return file.media_type, read_file(file, self.budget, here)
 
     def _size(self, data: bytes, media_type: str, here: str) -> tuple[int, int]:
         """In pixels, within the limits. Raises InvalidRequest."""
@@ -115,15 +130,18 @@ def _too_large(text: str, side: int, here: str) -> InvalidRequest:
     )
 
 
-def _decoded(encoded: str, here: str) -> bytes:
+def _check_bytes(count: int, here: str) -> None:
     most = _MOST_MEGABYTES * 2**20
+    if count > most:
+        raise InvalidRequest(
+            f"{here}: image exceeds {_MOST_MEGABYTES} MB maximum: {count} bytes > {most} bytes"
+        )
+
+
+def _decoded(encoded: str, here: str) -> bytes:
     if not encoded:
         raise InvalidRequest(f"{here}.data: image cannot be empty")
-    if len(encoded) > most:
-        raise InvalidRequest(
-            f"{here}.data: image exceeds {_MOST_MEGABYTES} MB maximum: {len(encoded)} bytes > "
-            f"{most} bytes"
-        )
+    _check_bytes(len(encoded), f"{here}.data")
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from senryu.server.conversation.media import MediaError, most_media
+from senryu.server.conversation.media import File, FileMissing, MediaError, most_media
 from senryu.server.conversation.messages import ImageBlock
 from senryu.server.settings import ServerSettings
 
 from .pdf import PdfReader
+
+OpenFile = Callable[[str, float], File]
+"""Finds a client's file by its id, within so many seconds."""
 
 # For all PDFs and addresses of a request together: others wait for the thread that reads them.
 _SECONDS = 60.0
@@ -23,9 +26,17 @@ _SECONDS_OF_ONE_FETCH = 10.0
 class LocalMedia:
     """Reads the media of one request, which is to begin now."""
 
-    def __init__(self, pdfs: PdfReader, *, fetches: bool, seconds: float = _SECONDS) -> None:
+    def __init__(
+        self,
+        pdfs: PdfReader,
+        *,
+        fetches: bool,
+        files: OpenFile | None = None,
+        seconds: float = _SECONDS,
+    ) -> None:
         self._pdfs = pdfs
         self._fetches = fetches
+        self._files = files
         self._seconds = seconds
         self._end = time.monotonic() + seconds
 
@@ -39,6 +50,11 @@ class LocalMedia:
 
         seconds = min(self._left(), _SECONDS_OF_ONE_FETCH)
         return Fetcher(seconds=seconds).fetch(url, kind)
+
+    def file(self, file_id: str) -> File:
+        if self._files is None:
+            raise FileMissing(f"File not found: {file_id}: this server keeps no files")
+        return self._files(file_id, self._left())
 
     def image(self, data: bytes, media_type: str) -> ImageBlock:
         from .pictures import read_image
@@ -55,7 +71,8 @@ class LocalMedia:
         return left
 
 
-def media_opener(settings: ServerSettings, *, window: int) -> Callable[[], LocalMedia]:
-    """Opens, for each request, the media that `settings` allow a model of this window."""
+def media_opener(settings: ServerSettings, *, window: int) -> Callable[..., LocalMedia]:
+    """Opens, for each request, the media that `settings` allow a model of this window; `files=`
+    finds those of whoever asks."""
     pdfs = PdfReader(most_pages=most_media(window))
     return partial(LocalMedia, pdfs, fetches=settings.fetch_media)

@@ -10,12 +10,14 @@ from typing import Any, Literal
 import pytest
 
 from senryu.server.conversation.intake import Asked, Terms, read_request, read_sampling
-from senryu.server.conversation.media import MediaError
+from senryu.server.conversation.media import File, FileMissing, MediaError
 from senryu.server.conversation.messages import ImageBlock, Sampling
 from senryu.server.conversation.signing import Signer
 from senryu.server.wire.errors import ApiError, InvalidRequest
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest, parse
 
+# As much of a picture as is looked at here: it is 1 wide and 1 high.
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1"
 SIGNER = Signer(b"the key of these tests")
 
 
@@ -31,6 +33,18 @@ class PlainMedia:
         if not url.startswith("https://known.example/"):
             raise MediaError("url sources are switched off on this server")
         return ("image/png", b"") if kind == "image" else ("text/plain", b"what was fetched")
+
+    def file(self, file_id: str) -> File:
+        """`file_` and its type are its id; what it holds is one of these."""
+        held = {"plain": b"a file's text", "pdf": b"%PDFone\ftwo", "png": PNG, "huge": b""}
+        types = {"plain": "text/plain", "pdf": "application/pdf", "png": "image/png"}
+        name = file_id.removeprefix("file_")
+        if name == "slow":
+            raise MediaError("it took too long to find")
+        if name not in held:
+            raise FileMissing(f"File not found: {file_id}", details={"error_code": "e"})
+        size = 2**26 if name == "huge" else len(held[name])
+        return File(media_type=types.get(name, "text/plain"), size=size, read=lambda: held[name])
 
     def image(self, data: bytes, media_type: str) -> ImageBlock:
         return ImageBlock(media_type=media_type, data=data)

@@ -154,13 +154,50 @@ def test_an_address_is_read_where_that_is_allowed(read: Any) -> None:
     assert words(read, block) == words(read, document("what was fetched"))
 
 
+def file(name: str, kind: str = "document") -> dict[str, Any]:
+    return {"type": kind, "source": {"type": "file", "file_id": f"file_{name}"}}
+
+
+def test_a_file_is_read_like_what_it_holds(read: Any) -> None:
+    assert words(read, file("plain")) == words(read, document("a file's text"))
+    assert words(read, file("pdf")) == words(read, pdf(b"%PDFone\ftwo"))
+    (turn,) = read(on=SEES, messages=[user(file("png", "image"))]).conversation.messages
+    (picture,) = turn.content
+    assert picture.data[:4] == b"\x89PNG"
+
+
+def test_a_block_has_to_fit_the_type_of_its_file(read: Any) -> None:
+    for name, kind in (("plain", "image"), ("pdf", "image"), ("png", "document")):
+        refusal = read.refusal(on=SEES, messages=[user(file(name, kind))])
+        assert refusal.startswith(f"messages.0.content.0.{kind}.source.file.file_id: the ")
+        assert "is of type" in refusal
+
+
+def test_a_file_that_cannot_be_looked_for_is_no_missing_one(read: Any) -> None:
+    assert read.refusal(messages=[user(file("slow"))]).endswith("it took too long to find")
+
+
+def test_there_is_an_end_to_the_bytes_of_files_together(read: Any) -> None:
+    read(messages=[user(*[file("huge")] * 2)])
+    assert "Too much media" in read.refusal(messages=[user(*[file("huge")] * 3)])
+    refusal = read.refusal(on=SEES, messages=[user(file("huge", "image"))])
+    assert "is of type 'text/plain'" in refusal
+
+
+def test_a_file_may_be_a_page_of_a_pdf_and_counts_as_one(read: Any) -> None:
+    few = {"window": 200_000}
+    read(on=few, messages=[user(*[file("plain")] * 100)])
+    assert "Too much media" in read.refusal(on=few, messages=[user(*[file("plain")] * 101)])
+
+
 @pytest.mark.parametrize("kind", ["image", "document"])
-def test_there_are_no_files(read: Any, kind: str) -> None:
+def test_a_file_that_there_is_not_is_a_404_with_its_place(read: Any, kind: str) -> None:
     error = read.error(on=SEES, messages=[user({"type": kind, "source": FILE})])
     assert (error.status, error.type) == (404, "not_found_error")
     assert error.message == (
         f"messages.0.content.0.{kind}.source.file.file_id: File not found: file_1"
     )
+    assert error.details == {"error_code": "e"}  # as the store says, where it has expired
 
 
 # --- pictures ----------------------------------------------------------------------------------
