@@ -19,7 +19,7 @@ from senryu.server.media.local import media_opener
 from senryu.server.observing.opening import Observing, open_observing
 from senryu.server.observing.watch import Watch
 from senryu.server.past_prompts import PastPrompts
-from senryu.server.routes import files, health, messages, metrics, models, openapi, vertex
+from senryu.server.routes import batches, files, health, messages, metrics, models, openapi, vertex
 from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
@@ -68,7 +68,7 @@ def build_app(
     for name in ("store", "ledger", "files", "batches"):
         setattr(app.state, name, None)
     app.state.open_media = media_opener(settings, window=engine.card.window)
-    for room in (messages, models, files, vertex, openapi, health, metrics):
+    for room in (messages, models, batches, files, vertex, openapi, health, metrics):
         app.include_router(room.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)

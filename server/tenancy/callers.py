@@ -93,6 +93,14 @@ class Callers:
                 found = caller
         return found
 
+    def with_id(self, key_id: str | None) -> Caller | None:
+        """Who has that key now, or everybody; None where it is gone or has ended."""
+        if key_id is None:
+            return self.anyone
+        now = self._clock() * 1000
+        known = self._known.values()
+        return next((each for each in known if each.key_id == key_id and now < each.until), None)
+
     def learn(self, stored: dict[bytes, Caller], *, keyless: bool = False) -> None:
         """From now on these are known beside those of the settings, and no others. `keyless` says
         that there has never been a stored key: where the last one was revoked nobody may ask,

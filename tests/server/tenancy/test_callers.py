@@ -65,3 +65,14 @@ def test_two_keys_are_two(keys: tuple[str, ...]) -> None:
 
 def test_a_key_may_hold_any_sign() -> None:
     assert entries(ServerSettings(api_keys=("a@b=x=@=",)))[0].key == "x=@="
+
+
+def test_a_key_is_found_by_its_id_as_long_as_it_is_known() -> None:
+    known = callers("ann=k1", "bob=k2")
+    found = known.with_id("settings:bob")
+    assert found is not None
+    assert found.name == "bob"
+    assert known.with_id("settings:cy") is None
+    assert known.with_id(None) is None
+    keyless = callers()
+    assert keyless.with_id(None) is keyless.anyone
