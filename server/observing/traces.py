@@ -7,6 +7,7 @@ in it. OpenTelemetry is imported when traces are asked for, by `open_traces`.
 """
 
 from importlib.util import find_spec
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +19,7 @@ from .watch import Exchange
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
 
 _MS = 1_000_000  # in nanoseconds
@@ -27,10 +29,11 @@ _PATH = "/v1/traces"
 class Traces:
     """Sends a span for each request that it hears of."""
 
-    def __init__(self, provider: "TracerProvider") -> None:
+    def __init__(self, provider: "TracerProvider", exporter: "SpanExporter") -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
+        self._exporter = exporter
         self._tracer = provider.get_tracer("senryu.server")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -72,18 +75,25 @@ class Traces:
         began = ended.opened.started_at
         seated = began + ended.queued_ms
         first = None if ended.first_token_ms is None else began + ended.first_token_ms
-        parts = [("queue", began, seated), ("prefill", seated, first or ended.ended_at)]
+        parts = [("queue", began, seated)]
         if first is not None:
-            parts.append(("generate", first, ended.ended_at))
+            parts += [("prefill", seated, first), ("generate", first, ended.ended_at)]
+        elif ended.ended_at > seated + 1:  # rounded, a wait to the very end may seem to end before
+            parts.append(("prefill", seated, ended.ended_at))
         inside = set_span_in_context(span)
         for name, start, end in parts:
             part = self._tracer.start_span(name, context=inside, start_time=start * _MS)
             part.end(max(start, end) * _MS)
 
-    def close(self) -> None:
-        """Send what is left. It may take some seconds where the collector does not answer: call it
+    def close(self, patience: float = 3.0) -> None:
+        """Send what is left, as far as the collector takes it in so many seconds. It waits: call it
         in a thread."""
-        self._provider.shutdown()
+        sending = Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(patience)
+        if sending.is_alive():
+            self._exporter.shutdown()  # it would try again and again
+            sending.join(patience)
 
 
 def open_traces(otlp: str) -> Traces:
@@ -94,9 +104,11 @@ def open_traces(otlp: str) -> Traces:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=Resource.create({"service.name": "senryu"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(address)))
-    return Traces(provider)
+    resource = Resource.create({"service.name": "senryu"})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(address)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return Traces(provider, exporter)
 
 
 def endpoint(otlp: str) -> str:
