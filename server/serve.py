@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from .engine import kept_prompts
 from .engine.base import Engine, EngineError
+from .engine.keeping import KeptEngine
 from .layers import SettingsError, add_flags, load_arguments
 from .settings import ServerSettings
 from .signing_key import read_secret
@@ -132,14 +133,21 @@ async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
     # The loop makes a cancellation of Ctrl-C, and vLLM's start hears neither that nor Python's own
     # KeyboardInterrupt. There is nothing to lose yet, and the lifeline ends the children.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    engine = await open_engine(settings, gate=True)
+
+    async def reopen() -> Engine:
+        return await open_engine(settings, gate=True)
+
+    engine = KeptEngine(await reopen(), reopen)
     signal.signal(signal.SIGINT, on_interrupt)
     # What the engine has loaded stays: looking through it for garbage stops all streams for 0.2 s.
     gc.collect()
     gc.freeze()
+    keeping = asyncio.create_task(engine.keep())
     try:
         await _answer_requests(settings, listener, engine)
     finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
         await engine.close()
     return 0
 

@@ -73,7 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             stderr=subprocess.STDOUT,
         )
     try:
-        yield _when_ready(process, output)
+        yield when_ready(process, output)
         children = descendants(process.pid)
         assert children, "vLLM runs in processes of its own"
         process.send_signal(signal.SIGKILL)
@@ -92,7 +92,7 @@ def gone_within(seconds: float, pids: list[int]) -> list[int]:
     return left
 
 
-def _when_ready(process: subprocess.Popen[bytes], output: Path) -> Served:
+def when_ready(process: subprocess.Popen[bytes], output: Path) -> Served:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         text = output.read_text()
