@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from senryu.server.settings import ServerSettings
 from senryu.server.tenancy.account import Ended
 
-from .watch import Exchange
+from .watch import Exchange, error_type
 
 requests = logging.getLogger("senryu.requests")
 
@@ -62,8 +62,7 @@ def facts(exchange: Exchange | None, ended: Ended | None) -> dict[str, Any]:
         }
     if ended is not None:
         told |= _answer(ended)
-    error = (ended and ended.error_type) or (exchange and exchange.error_type)
-    told["error"] = error
+    told["error"] = error_type(exchange, ended)
     if exchange is not None:
         told |= {"asked": exchange.asked, "answered": exchange.answered}
     return {name: value for name, value in told.items() if value is not None}

@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import Metric
 
 from senryu.server.tenancy.account import Ended, Opened
 
-from .watch import Exchange
+from .watch import Exchange, error_type
 
 OTHER = "other"
 _MOST_NAMES = 100
@@ -163,17 +163,16 @@ class Metrics:
             self._between.labels(*labels).observe(mean / 1000)
 
     def request(self, exchange: Exchange | None, ended: Ended | None) -> None:
-        error = ended.error_type if ended is not None else None
         key = ended.opened.caller.name if ended is not None else None
         if exchange is not None:
             method = exchange.method if exchange.method in _METHODS else OTHER
             route = exchange.route or OTHER
             self._replies.labels(route, method, str(exchange.status)).inc()
-            error, key = error or exchange.error_type, key or exchange.key
+            key = key or exchange.key
             for beta in exchange.unknown_betas:
                 shown = self._betas(beta) if _BETA.fullmatch(beta) else OTHER
                 self._unknown.labels(shown).inc()
-        if error is not None:
+        if (error := error_type(exchange, ended)) is not None:
             self._errors.labels(self._keys(key or ""), error).inc()
 
     def look(self, desk: Desk | None, *, healthy: bool) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from senryu.server.layers import SettingsError
 from senryu.server.tenancy.account import Ended
 
-from .watch import Exchange
+from .watch import Exchange, error_type
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -40,7 +40,10 @@ class Traces:
     def request(self, exchange: Exchange | None, ended: Ended | None) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
+        error = error_type(exchange, ended)
         attributes = _http(exchange) | _answer(ended)
+        if error is not None:
+            attributes["error.type"] = error
         name = _name(exchange, ended)
         started, over = _bounds(exchange, ended)
         span = self._tracer.start_span(
@@ -52,10 +55,9 @@ class Traces:
         )
         if ended is not None and span.is_recording():
             self._parts(span, ended)
-        error = attributes.get("error.type")
         ours = ended is not None and ended.state == "failed"
         if ours or (exchange is not None and exchange.status >= 500):
-            span.set_status(Status(StatusCode.ERROR, str(error) if error else None))
+            span.set_status(Status(StatusCode.ERROR, error))
         span.end(over)
 
     def _parent(self, exchange: Exchange | None) -> "Context":
@@ -120,7 +122,9 @@ def endpoint(otlp: str) -> str:
     except ValueError:  # a port that is no number
         good = False
     if not good:
-        raise SettingsError(f"otlp: {otlp!r} is not an address; write it as http://HOST:4318")
+        raise SettingsError(
+            f"otlp: {otlp!r} is not an address; write it as http://collector.example:4318"
+        )
     try:
         installed = find_spec("opentelemetry.exporter.otlp.proto.http") is not None
     except ModuleNotFoundError:
@@ -159,7 +163,6 @@ def _http(exchange: Exchange | None) -> dict[str, Any]:
         "url.path": exchange.path,
         "http.route": exchange.route,
         "http.response.status_code": exchange.status,
-        "error.type": exchange.error_type,
         "senryu.request_id": exchange.request_id,
         "senryu.key": exchange.key,
     }
@@ -187,7 +190,6 @@ def _answer(ended: Ended | None) -> dict[str, Any]:
         "gen_ai.usage.cache_creation.input_tokens": usage.cache_creation_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
         "gen_ai.usage.reasoning.output_tokens": usage.thinking_tokens,
-        "error.type": ended.error_type,
         "senryu.request_id": opened.request_id,
         "senryu.key": opened.caller.name or None,
         "senryu.task": opened.task,

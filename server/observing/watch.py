@@ -150,6 +150,12 @@ class Watch:
                 log.exception("a request could not be told of")
 
 
+def error_type(exchange: Exchange | None, ended: Ended | None) -> str | None:
+    """What went wrong, in the API's words: for a stream that broke its own, else the reply's."""
+    broke = ended.error_type if ended is not None and ended.state == "failed" else None
+    return broke or (exchange.error_type if exchange is not None else None)
+
+
 def _exchange(seen: Sighting) -> Exchange:
     scope = seen.scope
     state = scope.get("state", {})

@@ -116,7 +116,8 @@ async def open_store(address: str) -> Store:
     StoreError."""
     url = _url(address)
     try:
-        engine = create_async_engine(url, **_options(url))
+        # What is written may be prompts and answers: an error that is logged does not quote it.
+        engine = create_async_engine(url, hide_parameters=True, **_options(url))
     except ModuleNotFoundError as error:
         raise StoreError(
             f"database: PostgreSQL needs {error.name}: run pip install 'senryu[postgres]'"

@@ -5,10 +5,13 @@ import io
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from senryu.server.conversation.messages import Sampling
 from senryu.server.engine.base import TokenEvent
@@ -17,6 +20,7 @@ from senryu.server.observing import log
 from senryu.server.observing.watch import Exchange
 from senryu.server.settings import ServerSettings
 from senryu.server.tenancy.account import Ended
+from senryu.server.tenancy.store.opening import open_store
 from senryu.server.turn.prompt import Prompt
 
 ClientFor = Callable[..., httpx.AsyncClient]
@@ -200,6 +204,19 @@ async def test_what_a_task_failed_with_is_not_quoted_either(
     assert "Zanzibar" not in shown.text
 
 
+async def test_what_the_store_fails_on_is_not_quoted_either(tmp_path: Path) -> None:
+    """Its errors are told of by what they say."""
+    store = await open_store(str(tmp_path / "senryu.db"))
+    try:
+        async with store.engine.connect() as connection:
+            with pytest.raises(SQLAlchemyError) as caught:
+                await connection.execute(text("INSERT INTO nowhere VALUES (:it)"), {"it": PROMPT})
+    finally:
+        await store.close()
+    assert "nowhere" in str(caught.value)
+    assert "Zanzibar" not in str(caught.value)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_was_said_is_shown_to_those_who_ask_for_it(
     stream: bool, logging_as: Callable[..., Log], client_for: ClientFor, body: dict[str, Any]
@@ -254,3 +271,24 @@ async def test_a_stream_that_breaks_is_told_with_its_error(
     assert (line["status"], line["state"]) == (200, "failed")
     assert line["error"]
     assert line["output_tokens"] == 2
+
+
+async def test_a_client_that_left_has_its_line(
+    logging_as: Callable[..., Log],
+    serve: Callable[..., Any],
+    stalling_engine: Any,
+    body: dict[str, Any],
+) -> None:
+    shown = logging_as(log_format="json")
+    server = serve(stalling_engine(["a ", "b"], before=1))
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        asked = body | {"stream": True}
+        async with client.stream("POST", "/v1/messages", json=asked) as reply:
+            async for line in reply.aiter_lines():
+                if "content_block_delta" in line:
+                    break
+    while not shown.text.endswith("\n"):  # noqa: ASYNC110 - another thread writes it
+        await asyncio.sleep(0.005)
+    [line] = shown.lines
+    assert (line["state"], line["output_tokens"], line["status"]) == ("left", 1, 200)
+    assert "error" not in line

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from senryu.server.observing.watch import Exchange, Sighting, Watch
+from senryu.server.observing.watch import Exchange, Sighting, Watch, error_type
 from senryu.server.tenancy.account import Ended
 
 Told = list[tuple[Exchange | None, Ended | None]]
@@ -112,3 +112,14 @@ def test_a_request_that_never_got_a_reply_counts_as_left(watch: Watch, told: Tol
     watch.finished(seen(watch))
     assert told[0][0] is not None
     assert told[0][0].status == 499
+
+
+def test_an_error_is_the_streams_else_the_replys_and_leaving_is_none(
+    exchange: Callable[..., Exchange], answer: Callable[..., Ended]
+) -> None:
+    fine, refused = exchange(), exchange(status=429, error_type="rate_limit_error")
+    left = answer(state="left", error_type="CancelledError")
+    assert error_type(fine, answer(state="failed", error_type="api_error")) == "api_error"
+    assert error_type(refused, None) == "rate_limit_error"
+    assert error_type(fine, left) is None
+    assert error_type(None, left) is None
