@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +35,25 @@ async def _migrated(address: str) -> None:
     await (await open_store(address)).close()
 
 
+@pytest.fixture
+def new_address(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Makes empty databases of a kind: `new_address("postgres")`."""
+
+    def new_address(kind: str) -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        if kind == "sqlite":
+            return str(tmp_path / f"{name}.db")
+        pattern: str = request.getfixturevalue("postgres")
+        asyncio.run(_create(pattern.replace("NAME", "postgres"), name))
+        return pattern.replace("NAME", name)
+
+    return new_address
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def address(request: pytest.FixtureRequest, new_address: Callable[[str], str]) -> str:
     """Of an empty database of this test's own."""
-    if request.param == "sqlite":
-        return str(tmp_path / "senryu.db")
-    pattern: str = request.getfixturevalue("postgres")
-    name = f"test_{secrets.token_hex(6)}"
-    asyncio.run(_create(pattern.replace("NAME", "postgres"), name))
-    return pattern.replace("NAME", name)
+    return new_address(request.param)
 
 
 async def _create(address: str, name: str) -> None:
