@@ -1,13 +1,13 @@
 """Nobody passes a limit by more than one request, whatever comes between, and all are told so."""
 
 import asyncio
+import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from senryu.server.tenancy.callers import Caller
 from senryu.server.tenancy.limiter import Hold, Limiter, Past, Used
@@ -390,120 +390,98 @@ class Seen:
     admitted: list[float] = field(default_factory=list)
     read: list[tuple[float, int]] = field(default_factory=list)
     written: list[tuple[float, int]] = field(default_factory=list)
+    tokens: int = 0
     by_day: dict[int, list[int]] = field(default_factory=dict)
     running: int = 0
 
+    def ended(self, began: float, now: float, read: int, written: int, cost: int) -> None:
+        self.running -= 1
+        self.read.append((began, read))
+        self.written.append((now, written))
+        self.tokens += read + written
+        today = self.by_day.setdefault(int(began // 86_400), [0, 0])
+        today[0] += read + written
+        today[1] += cost
+
 
 READ, WRITTEN, COST = 400, 700, 30
+# Each alone or a few together: a tight one hides that another does not hold.
+LIMITS = st.lists(
+    st.sampled_from(
+        [
+            ("requests_per_minute", 3),
+            ("input_tokens_per_minute", 500),
+            ("output_tokens_per_minute", 300),
+            ("concurrent_requests", 2),
+            ("tokens_per_day", 1_500),
+            ("tokens_per_month", 2_500),
+            ("usd_per_day", 50e-9),
+        ]
+    ),
+    unique=True,
+    max_size=3,
+).map(lambda chosen: Limits(**dict(chosen)))  # type: ignore[arg-type]
 
 
-class Interleavings(RuleBasedStateMachine):
-    """Two keys of one workspace, whatever they do and in whatever order.
-
-    In no stretch of time did anybody use more than its limit, what refilled in that stretch, and
-    one request.
-    """
-
-    holds = Bundle("holds")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock(NOON + 43_200 - 90)  # midnight is near
-        self.limiter = Limiter(self.clock)
-        shared = Limits(
-            requests_per_minute=9,
-            input_tokens_per_minute=1_500,
-            output_tokens_per_minute=1_200,
-            concurrent_requests=5,
-            tokens_per_day=6_000,
-            usd_per_day=200e-9,
-        )
-        own = Limits(
-            requests_per_minute=6,
-            input_tokens_per_minute=900,
-            output_tokens_per_minute=2_000,
-            concurrent_requests=4,
-            tokens_per_day=5_000,
-            usd_per_day=150e-9,
-        )
-        self.workspace = Seen(shared)
-        self.keys = {name: Seen(own) for name in ("ann", "bob")}
-        self.callers = {
-            name: Caller(
-                name=name,
-                salt="",
-                key_id=name,
-                workspace_id="w",
-                limits=own,
-                workspace_limits=shared,
-            )
-            for name in self.keys
-        }
-
-    @rule(
-        target=holds,
-        name=st.sampled_from(("ann", "bob")),
-        read=st.integers(0, READ),
-        written=st.integers(0, WRITTEN),
-        cost=st.integers(0, COST),
-    )
-    def ask(self, name: str, read: int, written: int, cost: int) -> object:
-        who, now = self.callers[name], self.clock.now
-        try:
-            self.limiter.check(who)
-        except RateLimited:
-            with pytest.raises(RateLimited):
-                hold(self.limiter, who, read, written, cost)
-            return None
-        held = hold(self.limiter, who, read, written, cost)
-        for seen in (self.workspace, self.keys[name]):
-            seen.admitted.append(now)
-            seen.running += 1
-        return name, held, now, (read, written, cost)
-
-    @rule(taken=consumes(holds), share=st.tuples(*[st.floats(0, 1)] * 3), twice=st.booleans())
-    def end(self, taken: object, share: tuple[float, float, float], twice: bool) -> None:
-        if taken is None:
-            return
-        name, held, began, most = taken  # type: ignore[misc]
-        read, written, cost = (int(part * all_) for part, all_ in zip(share, most, strict=True))
-        for _ in range(1 + twice):
-            settle(self.limiter, held, read, written, cost)
-        for seen in (self.workspace, self.keys[name]):
-            seen.running -= 1
-            seen.read.append((began, read))
-            seen.written.append((self.clock.now, written))
-            day = seen.by_day.setdefault(int(began // 86_400), [0, 0])
-            day[0] += read + written
-            day[1] += cost
-
-    @rule(seconds=st.floats(0, 45))
-    def wait(self, seconds: float) -> None:
-        self.clock.now += seconds
-
-    @invariant()
-    def nobody_passed_a_limit_by_more_than_one_request(self) -> None:
-        for seen in (self.workspace, *self.keys.values()):
-            limits = seen.limits
-            assert seen.running <= (limits.concurrent_requests or 0)
-            one_each = [(at, 1) for at in seen.admitted]
-            _within(one_each, limits.requests_per_minute or 0, more=0)
-            _within(sorted(seen.read), limits.input_tokens_per_minute or 0, more=READ)
-            _within(seen.written, limits.output_tokens_per_minute or 0, more=WRITTEN)
-            for tokens, cost in seen.by_day.values():
-                assert tokens < (limits.tokens_per_day or 0) + READ + WRITTEN
-                assert cost < round((limits.usd_per_day or 0) * 10**9) + COST
+@given(shared=LIMITS, own=LIMITS, seed=st.integers(0, 2**32))
+def test_in_whatever_order_requests_begin_and_end_nobody_passes_a_limit_by_more_than_one(
+    shared: Limits, own: Limits, seed: int
+) -> None:
+    """Two keys of one workspace. In no stretch of time did anybody use more than its limit, what
+    refilled in that stretch, and one request."""
+    chance, clock = random.Random(seed), Clock(NOON + 43_200 - 90)  # midnight is near
+    limiter = Limiter(clock)
+    workspace, keys = Seen(shared), {"ann": Seen(own), "bob": Seen(own)}
+    running: list[tuple[str, Hold, float, tuple[int, int, int]]] = []
+    for _ in range(150):
+        match chance.choice(("ask", "ask", "end", "end", "wait")):
+            case "ask":
+                name = chance.choice(("ann", "bob"))
+                who = replace(caller(name, "wrkspc_1", shared), limits=own)
+                need = tuple(chance.choice((0, most, most)) for most in (READ, WRITTEN, COST))
+                try:
+                    limiter.check(who)
+                except RateLimited:
+                    with pytest.raises(RateLimited):
+                        hold(limiter, who, *need)
+                    continue
+                running.append((name, hold(limiter, who, *need), clock.now, need))
+                for seen in (workspace, keys[name]):
+                    seen.admitted.append(clock.now)
+                    seen.running += 1
+                    assert seen.running <= _or_any(seen.limits.concurrent_requests)
+            case "end" if running:
+                name, held, began, need = running.pop(chance.randrange(len(running)))
+                used = tuple(chance.choice((0, of, of)) for of in need)
+                for _ in range(chance.choice((1, 2))):
+                    settle(limiter, held, *used)
+                for seen in (workspace, keys[name]):
+                    seen.ended(began, clock.now, *used)
+            case "wait":
+                clock.now += chance.choice((0.1, 1, 7.5, 40))
+    for seen in (workspace, *keys.values()):
+        limits = seen.limits
+        _within([(at, 1) for at in seen.admitted], limits.requests_per_minute, more=0)
+        _within(sorted(seen.read), limits.input_tokens_per_minute, more=READ)
+        _within(seen.written, limits.output_tokens_per_minute, more=WRITTEN)
+        assert seen.tokens < _or_any(limits.tokens_per_month) + READ + WRITTEN
+        for tokens, cost in seen.by_day.values():
+            assert tokens < _or_any(limits.tokens_per_day) + READ + WRITTEN
+            assert cost < _or_any(limits.usd_per_day) * DOLLAR + COST
 
 
-def _within(used: list[tuple[float, int]], limit: int, more: int) -> None:
+def _or_any(limit: float | None) -> float:
+    return math.inf if limit is None else limit
+
+
+def _within(used: list[tuple[float, int]], limit: int | None, more: int) -> None:
+    if limit is None:
+        return
     for first in range(len(used)):
-        sum_ = 0
-        for at, amount in used[first:]:
-            sum_ += amount
-            assert sum_ <= limit + more + (at - used[first][0]) * limit / 60 + 1e-3
-
-
-TestInterleavings = Interleavings.TestCase
+        amount = 0
+        for at, each in used[first:]:
+            amount += each
+            assert amount <= limit + more + (at - used[first][0]) * limit / 60 + 1e-3
 
 
 @given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 12))
