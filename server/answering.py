@@ -282,7 +282,7 @@ def _terms(wanted: Prompted, state: State, spoken: Spoken) -> Terms:
     return Terms(
         model=resolve_model(wanted.model, settings, engine.card),
         signer=state.signer,
-        media=state.open_media(),
+        media=state.open_media(files=state.files and state.files.seen_by(spoken.caller)),
         thinks=engine.card.dialect.thought is not None,
         sees=engine.card.sees,
         window=engine.card.window,

@@ -27,6 +27,7 @@ from senryu.server.app import build_app
 from senryu.server.conversation.messages import Sampling
 from senryu.server.engine.base import EngineError, TokenEvent
 from senryu.server.engine.scripted import ScriptedEngine
+from senryu.server.http import protocol_for
 from senryu.server.install_plan import read_pip_config, uv_environment
 from senryu.server.settings import ServerSettings
 from senryu.server.turn.prompt import Prompt
@@ -154,7 +155,7 @@ def _run(
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(settings, engine),
-            http="httptools",
+            http=protocol_for(settings),
             loop="none",
             lifespan="off",
             log_level="warning",

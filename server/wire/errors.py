@@ -8,6 +8,7 @@
     ├── MethodNotAllowed        405     invalid_request_error
     ├── BodyTimedOut            408     timeout_error
     ├── RequestTooLarge         413     request_too_large
+    │   └── HeadTooLarge        431     request_too_large
     ├── RateLimited             429     rate_limit_error
     │   └── BudgetSpent         429     rate_limit_error
     ├── EngineFailed            500     api_error
@@ -113,6 +114,13 @@ class RequestTooLarge(ApiError):
 
     status = 413
     type = "request_too_large"
+
+
+class HeadTooLarge(RequestTooLarge):
+    """The address and the headers are over their limit."""
+
+    status = 431
+    retry = False
 
 
 class RateLimited(ApiError):

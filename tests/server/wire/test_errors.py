@@ -45,7 +45,8 @@ def test_the_drawing_in_the_docstring_is_true() -> None:
         if "──" in line and (words := line.translate(dict.fromkeys(map(ord, "│├└─"))).split())
     }
     branches = {kind.__name__: (status, name) for kind, (status, name, _) in TREE.items()}
-    assert drawn == branches | {"BudgetSpent": (429, "rate_limit_error")}
+    twigs = {"BudgetSpent": (429, "rate_limit_error"), "HeadTooLarge": (431, "request_too_large")}
+    assert drawn == branches | twigs
 
 
 def test_a_budget_that_is_spent_is_not_asked_for_again() -> None:
