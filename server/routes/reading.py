@@ -15,11 +15,12 @@ from fastapi import Request
 
 from senryu.server.conversation.terms import CLASSIC, CURRENT
 from senryu.server.settings import ServerSettings
-from senryu.server.tenancy.callers import Caller, Callers
+from senryu.server.tenancy.callers import Caller, Callers, Role
 from senryu.server.wire.errors import (
     AuthenticationFailed,
     BodyTimedOut,
     InvalidRequest,
+    PermissionDenied,
     RequestTooLarge,
 )
 
@@ -75,7 +76,16 @@ def check_credential(request: Request) -> Caller:
     caller = callers.named(keys)
     if caller is None:
         raise AuthenticationFailed("invalid x-api-key")
+    request.state.key_name = caller.name  # for the log
     return caller
+
+
+def require_role(caller: Caller, *roles: Role) -> None:
+    """Raises PermissionDenied where a key of another role asks."""
+    if caller.role not in roles:
+        raise PermissionDenied(
+            f"This API key has the role {caller.role!r}; this needs one of {', '.join(roles)}"
+        )
 
 
 def _bearer(header: str | None) -> str | None:
@@ -107,7 +117,10 @@ def betas(request: Request, settings: ServerSettings) -> frozenset[str]:
     """The betas that the client speaks. Those that nobody knows mean nothing; the strict refuse
     them. Raises InvalidRequest."""
     headers = request.headers.getlist("anthropic-beta")
-    return known_betas((beta for header in headers for beta in header.split(",")), settings)
+    asked = [beta.strip() for header in headers for beta in header.split(",")]
+    unknown = frozenset(beta for beta in asked if beta and not _KNOWN_BETA.match(beta))
+    request.state.unknown_betas = unknown  # to be counted
+    return known_betas(asked, settings)
 
 
 def known_betas(asked: Iterable[str], settings: ServerSettings) -> frozenset[str]:
