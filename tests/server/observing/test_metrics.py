@@ -19,7 +19,9 @@ from senryu.server.observing.metrics import OTHER, Metrics, Names
 from senryu.server.observing.watch import Exchange
 from senryu.server.tenancy.account import Ended
 
-DASHBOARD = Path(__file__).parents[3] / "examples/grafana-dashboard.json"
+ROOT = Path(__file__).parents[3]
+DASHBOARD = ROOT / "examples/grafana-dashboard.json"
+OPERATING = ROOT / "docs/operating.md"
 ASKER = {"model": "tiny", "key": "ann", "task": "review", "tier": "standard"}
 
 
@@ -192,6 +194,23 @@ def test_every_metric_of_ours_is_on_the_dashboard(page: str) -> None:
     asked = asked_for("senryu_")
     missing = {each for each in families if not any(name.startswith(each) for name in asked)}
     assert missing == set()
+
+
+def test_every_metric_of_ours_is_in_the_papers_with_its_labels(page: str) -> None:
+    rows = [line.split("|") for line in OPERATING.read_text().splitlines() if "`senryu_" in line]
+    told = {
+        name: set(filter(None, re.split(r"[, ]+", row[2])))
+        for row in rows
+        if len(row) == 5
+        for name in re.findall(r"`(senryu_\w+)`", row[1])
+    }
+    families = [each for each in read_text(page) if each.name.startswith("senryu_")]
+    names = {each.name + "_total" * (each.type == "counter") for each in families}
+    assert set(told) == names
+    for family in families:
+        for each in family.samples:
+            name = re.sub("_(bucket|sum|count)$", "", each.name)
+            assert set(each.labels) - {"le"} == told[name]
 
 
 def test_the_dashboard_sorts_by_labels_that_its_metrics_have(page: str) -> None:
