@@ -193,28 +193,29 @@ class BatchWorker:
         await self._store.write(work)
 
     async def _begin(self) -> None:
-        while len(self._running) < self._streams and time.monotonic() >= self._resume_at:
-            held = await self._next()
-            if held is None:
+        while len(self._running) < self._streams:
+            for held in list(self._held.values()):
+                if not (held.waiting or held.all_read or self._over(held)):
+                    await self._read_on(held)
+            # From here on nothing is waited for, so that nothing changes what may be begun.
+            if time.monotonic() < self._resume_at or (turn := self._next()) is None:
                 return
-            held.running += 1
-            task = asyncio.create_task(self._one(held, held.waiting.popleft()))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._start(turn)
 
-    async def _next(self) -> _Held | None:
+    def _start(self, held: _Held) -> None:
+        held.running += 1
+        task = asyncio.create_task(self._one(held, held.waiting.popleft()))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _next(self) -> _Held | None:
         """The batch whose turn it is: each in its turn, so that a short one need not wait for the
         end of a long one."""
         now = time.monotonic()
         self._patience = {key: until for key, until in self._patience.items() if until > now}
         for held in list(self._held.values()):
-            if self._over(held) or held.key_id in self._patience:
-                continue
-            if self._caller(held.key_id) is None:
-                continue
-            if not held.waiting and not held.all_read:
-                await self._read_on(held)
-            if held.waiting:
+            stays = self._over(held) or held.key_id in self._patience or not held.waiting
+            if not stays and self._caller(held.key_id) is not None:
                 self._held[held.id] = self._held.pop(held.id)
                 return held
         return None
@@ -256,7 +257,7 @@ class BatchWorker:
             await self._failed(held, number, error)
         except RateLimited as error:
             held.waiting.appendleft(number)
-            self._patience[held.key_id] = time.monotonic() + (error.retry_after or 1)
+            self._patience[held.key_id] = time.monotonic() + _seconds(error.retry_after, 1.0)
         except (NotReady, Overloaded) as error:
             held.waiting.appendleft(number)
             self._pause(error.retry_after)
@@ -343,8 +344,12 @@ class BatchWorker:
 
         return work
 
-    def _pause(self, seconds: float | None) -> None:
+    def _pause(self, seconds: int | None) -> None:
         """Nothing new is begun for a while, which is the longer the more often it has happened."""
         self._troubles += 1
         grown = min(_LONGEST_PAUSE, 0.5 * 2 ** min(self._troubles - 1, 8))
-        self._resume_at = time.monotonic() + (grown if seconds is None else seconds)
+        self._resume_at = time.monotonic() + _seconds(seconds, grown)
+
+
+def _seconds(told: int | None, otherwise: float) -> float:
+    return otherwise if told is None else told

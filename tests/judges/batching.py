@@ -116,14 +116,15 @@ def worker_of(
 
 async def ended(batches: Batches, batch: Batch, caller: Caller = ANN) -> Batch:
     async with asyncio.timeout(20):
-        while (batch := await batches.get(batch.id, caller)).status != "ended":
+        # It is the database that tells, and not an asyncio.Event.
+        while (batch := await batches.get(batch.id, caller)).status != "ended":  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return batch
 
 
 async def until(what: Callable[[], Any]) -> None:
     async with asyncio.timeout(20):
-        while not what():
+        while not what():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

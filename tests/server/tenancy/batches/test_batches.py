@@ -273,7 +273,9 @@ def many(number: int) -> Callable[[int], bytes]:
     def pieces() -> Iterator[bytes]:
         yield b'{"requests":['
         for n in range(number):
-            params = f'{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":"{n}"}}]}}'
+            params = (
+                f'{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":"{n}"}}]}}'
+            )
             comma = "," if n else ""
             yield f'{comma}{{"custom_id":"request-{n}","params":{params}}}'.encode()
         yield b"]}"
