@@ -32,7 +32,10 @@ from .backup import (
 )
 from .contents import Contents
 from .keys import count_change
+from .presence import Presence
 from .store.opening import Store
+
+_NOBODY = ""  # we are no server
 
 # What is in memory at once.
 _ROWS = 500
@@ -51,6 +54,8 @@ async def restore(store: Store, folder: Path, file: Path) -> Manifest:
                 f"{file} has tables of revision {manifest.revision}, and this senryu those of "
                 f"{ours}: restore it with the senryu that made it, and then start this one"
             )
+        if await Presence(store, _NOBODY).living() - {_NOBODY}:
+            raise BackupError("a server is using this database; stop it, and restore then")
         contents = Contents(folder)
         contents.prepare()
         async with contents.alone():  # nobody takes what has no row yet for abandoned

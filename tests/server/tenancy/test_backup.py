@@ -25,9 +25,10 @@ from senryu.server.tenancy.callers import Callers
 from senryu.server.tenancy.checking import check
 from senryu.server.tenancy.contents import content_path
 from senryu.server.tenancy.directory import Directory
+from senryu.server.tenancy.presence import now_ms
 from senryu.server.tenancy.restore import restore
 from senryu.server.tenancy.store.opening import Store, open_store
-from senryu.server.tenancy.store.tables import batch_items, batches, files, ledger
+from senryu.server.tenancy.store.tables import batch_items, batches, files, ledger, servers
 
 PDF = b"%PDF of somebody's" * 100_000
 NOTE = "日本語, and a zero: \\u0000".encode()
@@ -392,6 +393,22 @@ async def test_what_is_damaged_or_foreign_is_refused_and_leaves_nothing(
     assert await nothing(other)
     assert list((tmp_path / "elsewhere").glob("files/??/*")) == []
     assert not (tmp_path / "evil").exists()
+    await other.close()
+
+
+async def test_a_server_that_uses_the_database_is_to_stop_first(
+    made: Path, tmp_path: Path, other_address: str
+) -> None:
+    """What it knows of budgets it has read from an empty ledger."""
+    other = await open_store(other_address)
+    row = {"id": "server_2", "host": "elsewhere.test", "pid": 1, "seen_at": now_ms()}
+    await other.write(lambda connection: connection.execute(insert(servers).values(row)))
+    with pytest.raises(BackupError, match="a server is using this database"):
+        await restore(other, tmp_path / "elsewhere", made)
+    assert await nothing(other)
+    stale = update(servers).values(seen_at=1)
+    await other.write(lambda connection: connection.execute(stale))
+    await restore(other, tmp_path / "elsewhere", made)
     await other.close()
 
 
