@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Row, cast, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -122,7 +122,7 @@ async def _sums(
     """What each key used in each workspace, in all or by the `second`."""
     columns = (ledger.c.key_id, ledger.c.workspace_id)
     read = (
-        ledger.c.input_tokens
+        cast(ledger.c.input_tokens, BigInteger)
         + ledger.c.cache_creation_5m_tokens
         + ledger.c.cache_creation_1h_tokens
     )
