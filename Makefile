@@ -10,7 +10,7 @@ FUZZ   ?= 20
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test fuzz check wheel docs lock pipeline bench doctor clean
+.PHONY: help setup setup-dev serve test fuzz check audit wheel docs lock pipeline bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,10 +33,14 @@ test: setup-dev ## Run the whole test suite; ARGS="-k device" narrows it
 fuzz: setup-dev ## Ask the server 20,000 odd things, new ones each time; FUZZ= asks more or less
 	@FUZZ=$(FUZZ) exec $(BIN)/python -m pytest -m fuzz -s $(ARGS)
 
-check: setup-dev ## Formatting, lint and types
+check: setup-dev ## Formatting, lint, types, and known weaknesses of dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory audit
+
+audit: setup-dev ## Look for known weaknesses of what the locks name
+	@$(BIN)/python locks/audit.py
 
 wheel: setup-dev ## Build the wheel and the source distribution into dist/
 	@rm -rf build dist
