@@ -5,6 +5,8 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from types import ModuleType
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -13,20 +15,34 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from senryu.server.conversation.signing import Signer
-from senryu.server.engine.base import Engine
+from senryu.server.engine.base import Engine, EngineCard
 from senryu.server.identifiers import new_id
 from senryu.server.media.local import media_opener
 from senryu.server.observing.opening import Observing, open_observing
 from senryu.server.observing.watch import Watch
 from senryu.server.past_prompts import PastPrompts
-from senryu.server.routes import batches, files, health, messages, metrics, models, openapi, vertex
+from senryu.server.routes import (
+    batches,
+    files,
+    health,
+    messages,
+    metrics,
+    models,
+    openapi,
+    organizations,
+    vertex,
+)
 from senryu.server.routes.origins import Cors, Origins
 from senryu.server.routes.replies import error_reply
 from senryu.server.routes.streaming import stopping
 from senryu.server.settings import ServerSettings
 from senryu.server.signing_key import read_secret
-from senryu.server.tenancy.callers import Callers
-from senryu.server.tenancy.tenancy import make_rules
+from senryu.server.tenancy.callers import Caller, Callers
+from senryu.server.tenancy.desk import Desk
+from senryu.server.tenancy.limiter import Limiter
+from senryu.server.tenancy.prices import Prices
+from senryu.server.tenancy.tenancy import Tenancy, without_database
+from senryu.server.tenancy.visit import Rules
 from senryu.server.traffic import Traffic
 from senryu.server.warm_up import Beginnings
 from senryu.server.wire.errors import (
@@ -37,6 +53,8 @@ from senryu.server.wire.errors import (
     NotFound,
 )
 
+ADMIN_ROOMS = [metrics, organizations]
+
 log = logging.getLogger("senryu.server")
 
 
@@ -46,8 +64,10 @@ def build_app(
     beginnings: Beginnings | None = None,
     traffic: Traffic | None = None,
     observing: Observing | None = None,
-) -> ASGIApp:
-    """The whole API over `engine`. `beginnings` notes how prompts begin, `traffic` who waits."""
+    tenancy: Tenancy | None = None,
+) -> FastAPI:
+    """The whole API over `engine`. `beginnings` notes how prompts begin, `traffic` who waits;
+    without `tenancy` nothing is kept."""
     app = FastAPI(
         title="senryu", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
@@ -60,26 +80,65 @@ def build_app(
     app.state.traffic = traffic or Traffic()
     observing = observing or open_observing(settings)
     app.state.metrics = observing.metrics
-    app.state.callers = Callers(settings, secret)
-    app.state.rules = make_rules(settings, engine.card, None, observing.observers)
-    app.state.desk = app.state.rules.desk
-    app.state.limiter = app.state.rules.limiter
-    app.state.observers = app.state.rules.observers
-    for name in ("store", "ledger", "files", "batches"):
-        setattr(app.state, name, None)
+    tenancy = tenancy or without_database(settings, secret)
+    app.state.callers = tenancy.callers
+    kept = tenancy.kept
+    app.state.store, app.state.files, app.state.batches = (
+        (kept.store, kept.files, kept.batches) if kept else (None, None, None)
+    )
+    app.state.rules = rules = Rules(
+        desk=Desk(
+            seats=engine.card.seats,
+            batch_seats=batch_seats(settings, engine.card),
+            max_queued=settings.max_queued,
+            max_queued_tokens=settings.max_queued_tokens,
+        ),
+        limiter=tenancy.limiter,
+        prices=Prices(settings.prices),
+        ledger=kept.ledger if kept else None,
+        observers=observing.observers,
+        seconds=settings.answer_seconds,
+    )
+    app.state.desk = rules.desk
     app.state.open_media = media_opener(settings, window=engine.card.window)
-    for room in (messages, models, batches, files, vertex, openapi, health, metrics):
+    app.state.watch = observing.watch
+    rooms = [messages, models, batches, files, vertex, openapi, health]
+    if settings.admin_port is None:
+        rooms += ADMIN_ROOMS
+    _furnish(app, rooms)
+    return app
+
+
+def build_admin_app(public: FastAPI) -> FastAPI:
+    """What is the operator's, of the same server: for a port of its own."""
+    app = FastAPI(
+        title="senryu", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
+    app.state = public.state
+    _furnish(app, [*ADMIN_ROOMS, health])
+    return app
+
+
+def batch_seats(settings: ServerSettings, card: EngineCard) -> int:
+    """Requests of batches that the engine works on at one time."""
+    return settings.batch_streams or max(1, card.seats // 2)
+
+
+def _furnish(app: FastAPI, rooms: Sequence[ModuleType]) -> None:
+    """Routes, error handlers, and what holds for every request."""
+    state = app.state
+    for room in rooms:
         app.include_router(room.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
     # The last one added is the first to hear of a request.
-    allowed = settings.cors_origins
-    app.add_middleware(Origins, allowed=allowed, keyless=settings.keyless)
-    app.add_middleware(Envelope, watch=observing.watch)
+    allowed = state.settings.cors_origins
+    callers: Callers = state.callers
+    app.add_middleware(Origins, allowed=allowed, keyless=lambda: callers.anyone is not None)
+    app.add_middleware(Envelope, watch=state.watch, limiter=state.rules.limiter)
     if allowed:
         app.add_middleware(Cors, allowed=allowed)
-    return app
 
 
 class Envelope:
@@ -91,9 +150,10 @@ class Envelope:
     HTTP server would log it again.
     """
 
-    def __init__(self, app: ASGIApp, *, watch: Watch) -> None:
+    def __init__(self, app: ASGIApp, *, watch: Watch, limiter: Limiter) -> None:
         self._app = app
         self._watch = watch
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,7 +171,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 started = True
                 seen.status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], header, *self._limits(scope)]
             await send(message)
 
         try:
@@ -128,6 +188,14 @@ class Envelope:
             await reply(scope, receive, send_with_id)
         finally:
             self._watch.finished(seen)
+
+    def _limits(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """What is left of the limits of whoever asks for an answer (contract 3.3)."""
+        caller: Caller | None = scope["state"].get("limited")
+        if caller is None:
+            return []
+        told = self._limiter.headers(caller)
+        return [(name.encode(), value.encode()) for name, value in told.items()]
 
 
 def _request_id(request: Request) -> str:

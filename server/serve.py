@@ -10,19 +10,26 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import os
 import shlex
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from .engine import kept_prompts
 from .engine.base import Engine, EngineError
 from .engine.keeping import KeptEngine
 from .layers import SettingsError, add_flags, load_arguments
+from .observing.log import configure as configure_log
+from .observing.opening import open_observing
 from .settings import ServerSettings
 from .signing_key import read_secret
 from .tenancy.callers import Callers, entries
+from .tenancy.store.opening import StoreError
+from .tenancy.tenancy import Tenancy, open_tenancy
 from .traffic import Traffic
 from .warm_up import Beginnings, warm_up
 
@@ -62,19 +69,16 @@ def main(argv: Sequence[str]) -> int:
             print("[server]", *loaded.lines(), sep="\n")
             return 0
         settings = loaded.settings
-        _check_exposure(settings)
-        listener = _listen(settings)
-    except SettingsError as error:
-        print(f"senryu serve: {error}", file=sys.stderr)
-        return 2
-    with listener:
+        entries(settings)
         import uvloop
 
-        try:
-            return uvloop.run(_serve(settings, listener))
-        except EngineError as error:
-            print(f"senryu serve: {error}", file=sys.stderr)
-            return 1
+        return uvloop.run(_serve(settings))
+    except (SettingsError, StoreError) as error:
+        print(f"senryu serve: {error}", file=sys.stderr)
+        return 2
+    except EngineError as error:
+        print(f"senryu serve: {error}", file=sys.stderr)
+        return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,10 +94,9 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def _check_exposure(settings: ServerSettings) -> None:
+def _check_exposure(settings: ServerSettings, callers: Callers) -> None:
     """Without a key only this machine may reach us. Raises SettingsError."""
-    entries(settings)
-    if not settings.keyless or settings.host == "localhost":
+    if callers.anyone is None or settings.host == "localhost":
         return
     try:
         loopback = ipaddress.ip_address(settings.host).is_loopback
@@ -101,63 +104,87 @@ def _check_exposure(settings: ServerSettings) -> None:
         loopback = False
     if not loopback:
         raise SettingsError(
-            f"host: {settings.host} can be reached from other machines; set an api_key as well "
-            "(--api-key or SENRYU_API_KEY)"
+            f"host: {settings.host} can be reached from other machines; make a key first "
+            "(senryu keys create NAME), or set one (--api-key or SENRYU_API_KEY)"
         )
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """The port, taken and listening: requests that come while the model loads wait for it.
 
     Bound without listening it would not be taken: two servers could both bind, load their models,
     and find out then.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise SettingsError(
-            f"port: {settings.host}:{settings.port} cannot be used ({error.strerror}); "
-            "choose another with --port"
+            f"port: {host}:{port} cannot be used ({error.strerror}); choose another with --port"
         ) from None
     return listener
 
 
-async def _serve(settings: ServerSettings, listener: socket.socket) -> int:
-    from .engine import open_engine
+async def _serve(settings: ServerSettings) -> int:
+    """Raises StoreError, SettingsError and EngineError."""
+    # A stream of its own: while an engine opens, what is printed goes to the engine's log.
+    log_handler = configure_log(settings, os.fdopen(os.dup(2), "w", buffering=1))
+    tenancy = await open_tenancy(settings, read_secret(settings))
+    try:
+        _check_exposure(settings, tenancy.callers)
+        with ExitStack() as stack:
+            listener = stack.enter_context(_listen(settings.host, settings.port))
+            admin = None
+            if settings.admin_port is not None:
+                admin = stack.enter_context(_listen("127.0.0.1", settings.admin_port))
+            engine = await _open_engine(settings)
+            keeping = asyncio.create_task(engine.keep())
+            try:
+                await _answer_requests(settings, listener, admin, engine, tenancy)
+            finally:
+                keeping.cancel()
+                await asyncio.wait({keeping})
+                await engine.close()
+    finally:
+        await tenancy.close()
+        log_handler.flush()
+    return 0
 
-    # The loop makes a cancellation of Ctrl-C, and vLLM's start hears neither that nor Python's own
-    # KeyboardInterrupt. There is nothing to lose yet, and the lifeline ends the children.
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+async def _open_engine(settings: ServerSettings) -> KeptEngine:
+    from .engine import open_engine
 
     async def reopen() -> Engine:
         return await open_engine(settings, gate=True)
 
+    # The loop makes a cancellation of Ctrl-C, and vLLM's start hears neither that nor Python's own
+    # KeyboardInterrupt. There is nothing to lose yet, and the lifeline ends the children.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     engine = KeptEngine(await reopen(), reopen)
     signal.signal(signal.SIGINT, on_interrupt)
     # What the engine has loaded stays: looking through it for garbage stops all streams for 0.2 s.
     gc.collect()
     gc.freeze()
-    keeping = asyncio.create_task(engine.keep())
-    try:
-        await _answer_requests(settings, listener, engine)
-    finally:
-        keeping.cancel()
-        await asyncio.wait({keeping})
-        await engine.close()
-    return 0
+    return engine
 
 
 async def _answer_requests(
-    settings: ServerSettings, listener: socket.socket, engine: Engine
+    settings: ServerSettings,
+    listener: socket.socket,
+    admin: socket.socket | None,
+    engine: Engine,
+    tenancy: Tenancy,
 ) -> None:
     import uvicorn
+    from fastapi import FastAPI
 
-    from .app import build_app
+    from .answering import answer_item
+    from .app import batch_seats, build_admin_app, build_app
+    from .http import protocol_for
 
     class Server(uvicorn.Server):
         """Stops on a signal and returns. uvicorn's own would then raise the signal once more,
@@ -173,39 +200,59 @@ async def _answer_requests(
                 for each, handler in zip(signals, before, strict=True):
                     signal.signal(each, handler)
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await tenancy.stop_working()  # what is left of batches waits for the next server
+            await super().shutdown(sockets)
+
+    def config(app: FastAPI) -> uvicorn.Config:
+        return uvicorn.Config(
+            app,
+            http=protocol_for(settings),
+            loop="none",  # we are in ours already
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            backlog=_BACKLOG,
+            timeout_keep_alive=75,  # above the 60 s after which clients and proxies drop idle ones
+            timeout_graceful_shutdown=settings.grace_seconds,
+        )
+
     beginnings, traffic = _beginnings(settings, engine), Traffic()
-    config = uvicorn.Config(
-        build_app(settings, engine, beginnings, traffic),
-        http="httptools",
-        loop="none",  # we are in ours already
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        backlog=_BACKLOG,
-        timeout_keep_alive=75,  # above the 60 s after which clients and proxies drop idle ones
-        timeout_graceful_shutdown=settings.grace_seconds,
+    observing = open_observing(settings)
+    app = build_app(settings, engine, beginnings, traffic, observing, tenancy)
+    await tenancy.start(
+        partial(answer_item, app.state),
+        batch_streams=batch_seats(settings, engine.card),
+        batch_days=settings.batch_days,
     )
-    print(banner(settings, engine, listener.getsockname()[1]), flush=True)
-    server = Server(config)
-    reading_ahead = asyncio.create_task(_read_ahead(settings, engine, beginnings, traffic))
+    keyless = tenancy.callers.anyone is not None
+    print(banner(settings, engine, listener.getsockname()[1], keyless=keyless), flush=True)
+    server = Server(config(app))
+    beside = [asyncio.create_task(_read_ahead(tenancy.callers, engine, beginnings, traffic))]
+    if admin is not None:
+        print(f"/metrics and reports: http://127.0.0.1:{admin.getsockname()[1]}", flush=True)
+        operators = uvicorn.Server(config(build_admin_app(app)))
+        beside.append(asyncio.create_task(operators._serve([admin])))
     await server.serve(sockets=[listener])
-    reading_ahead.cancel()
-    await asyncio.wait({reading_ahead})
+    for task in beside:
+        task.cancel()
+    await asyncio.wait(beside)
     if unfinished := server.server_state.tasks:
-        for task in unfinished:  # uvicorn has done so, but not after a second Ctrl-C
-            task.cancel()
+        for each in unfinished:  # uvicorn has done so, but not after a second Ctrl-C
+            each.cancel()
         await asyncio.wait(unfinished, timeout=2)  # they say farewell
+    await observing.close()
 
 
 async def _read_ahead(
-    settings: ServerSettings, engine: Engine, beginnings: Beginnings | None, traffic: Traffic
+    callers: Callers, engine: Engine, beginnings: Beginnings | None, traffic: Traffic
 ) -> None:
     if beginnings is None:
         return
     try:
-        await warm_up(beginnings, engine, Callers(settings, read_secret(settings)).salts, traffic)
+        await warm_up(beginnings, engine, callers.salts, traffic)
     except Exception:
         log.exception("known prompts were not read ahead")
 
@@ -219,8 +266,8 @@ def _beginnings(settings: ServerSettings, engine: Engine) -> Beginnings | None:
     return Beginnings(folder, f"{card.model} {card.created_at}")
 
 
-def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
-    """What was chosen and why, and the lines to paste. The key itself is never printed."""
+def banner(settings: ServerSettings, engine: Engine, port: int, *, keyless: bool) -> str:
+    """What was chosen and why, and the lines to paste. A key itself is never printed."""
     width = max(len(choice.name) for choice in engine.card.choices)
     chosen = [
         f"  {choice.name:<{width}}  {choice.value}  ({choice.why})"
@@ -230,14 +277,12 @@ def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
     model = engine.card.model
     variables = [
         f"ANTHROPIC_BASE_URL={url}",
-        'ANTHROPIC_API_KEY="$SENRYU_API_KEY"'
-        if not settings.keyless
-        else "ANTHROPIC_API_KEY=local",
+        'ANTHROPIC_API_KEY="$SENRYU_API_KEY"' if not keyless else "ANTHROPIC_API_KEY=local",
     ]
     token = variables[1].replace("API_KEY", "AUTH_TOKEN", 1)
     in_python, in_typescript = '"local"', '"local"'
     first = []
-    if not settings.keyless:
+    if not keyless:
         in_python, in_typescript = 'os.environ["SENRYU_API_KEY"]', "process.env.SENRYU_API_KEY"
         first = ["  # these read $SENRYU_API_KEY: export it here too, as the key that you set"]
     return "\n".join(
@@ -246,6 +291,7 @@ def banner(settings: ServerSettings, engine: Engine, port: int) -> str:
             f"senryu serves {model} on {url}",
             *([f"  listening on {bound}: other machines use this one's name"] if bound else []),
             *chosen,
+            *(["  no key is set: this machine alone is served"] if keyless else []),
             "",
             "The official SDKs, and anything that reads the environment:",
             *first,

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -33,10 +34,17 @@ from senryu.server.settings import ServerSettings
 from senryu.server.turn.prompt import Prompt
 from senryu.server.warm_up import Beginnings
 
+# Servers that tests start as commands keep what they keep where nobody misses it.
+os.environ.setdefault("SENRYU_DATA", tempfile.mkdtemp(prefix="senryu-tests-"))
+
 ClientFor = Callable[..., httpx.AsyncClient]
 
 # A key of our own: none is made in the cache folder of the person who runs the tests.
-FIXED: dict[str, Any] = {"engine": "scripted", "signing_key": "the tests' own"}
+FIXED: dict[str, Any] = {
+    "engine": "scripted",
+    "signing_key": "the tests' own",
+    "database": "none",  # what is about keeping brings a store of its own
+}
 
 
 class StallingEngine(ScriptedEngine):

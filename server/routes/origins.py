@@ -7,7 +7,7 @@ send no origin, and pay one look through their headers.
 """
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -34,7 +34,9 @@ class Origins:
     machine by the page's owner.
     """
 
-    def __init__(self, app: ASGIApp, *, allowed: Collection[str], keyless: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, allowed: Collection[str], keyless: Callable[[], bool]
+    ) -> None:
         self._app = app
         self._allowed = allowed
         self._keyless = keyless
@@ -54,7 +56,7 @@ class Origins:
         host = Headers(scope=scope).get("host", "")
         if origin not in (f"http://{host}", f"https://{host}"):
             return False
-        return not self._keyless or _is_an_address(host)
+        return not self._keyless() or _is_an_address(host)
 
 
 class Cors(CORSMiddleware):

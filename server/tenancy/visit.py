@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,12 +24,10 @@ from senryu.server.wire.errors import NotReady, Overloaded, TimedOut
 
 from .account import Ended, Opened, State
 from .desk import Desk, Place
+from .ledger import Ledger
+from .limiter import Hold, Limiter
 from .presence import now_ms
 from .prices import Prices
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
-    from .limiter import Hold, Limiter
 
 log = logging.getLogger("senryu.server")
 
@@ -56,9 +54,9 @@ class Rules:
     """What admits requests, and who is told of them."""
 
     desk: Desk
-    limiter: "Limiter"
+    limiter: Limiter
     prices: Prices
-    ledger: "Ledger | None"
+    ledger: Ledger | None
     observers: Sequence[Observer]
     seconds: float
     """Time that a request may take."""

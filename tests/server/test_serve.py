@@ -48,7 +48,7 @@ def card(engine: ScriptedEngine) -> None:
 
 def test_the_banner_says_what_was_chosen_and_why_and_what_to_paste(engine: ScriptedEngine) -> None:
     card(engine)
-    shown = banner(ServerSettings(), engine, 4242)
+    shown = banner(ServerSettings(), engine, 4242, keyless=True)
     for line in (
         "senryu serves senryu/tiny on http://127.0.0.1:4242",
         "  device     A Processor, 2 cores  (no NVIDIA GPU)",
@@ -66,7 +66,7 @@ def test_the_banner_says_what_was_chosen_and_why_and_what_to_paste(engine: Scrip
 
 
 def test_the_banner_never_shows_the_key(engine: ScriptedEngine) -> None:
-    shown = banner(ServerSettings(api_key="s3cret"), engine, 1)
+    shown = banner(ServerSettings(api_key="s3cret"), engine, 1, keyless=False)
     assert "s3cret" not in shown
     assert 'local"' not in shown
     assert "=local" not in shown
@@ -75,7 +75,7 @@ def test_the_banner_never_shows_the_key(engine: ScriptedEngine) -> None:
 def test_with_a_key_the_lines_to_paste_work_where_the_key_is_exported(
     engine: ScriptedEngine,
 ) -> None:
-    shown = banner(ServerSettings(api_key="s3cret"), engine, 4242)
+    shown = banner(ServerSettings(api_key="s3cret"), engine, 4242, keyless=False)
     lines = shown.split("environment:\n")[1].split("\n\n")[0]
     told = subprocess.run(
         ["sh", "-c", f'{lines}\nprintf "%s %s" "$ANTHROPIC_BASE_URL" "$ANTHROPIC_API_KEY"'],
@@ -98,7 +98,7 @@ def test_with_a_key_the_lines_to_paste_work_where_the_key_is_exported(
 def test_every_address_is_noted_and_the_one_to_paste_works_here(
     engine: ScriptedEngine, host: str, bound: str
 ) -> None:
-    lines = banner(ServerSettings(host=host, api_key="k"), engine, 1).splitlines()
+    lines = banner(ServerSettings(host=host, api_key="k"), engine, 1, keyless=False).splitlines()
     assert "senryu serves scripted on http://127.0.0.1:1" in lines
     assert "  export ANTHROPIC_BASE_URL=http://127.0.0.1:1" in lines
     assert any(line.startswith(f"  listening on every address, {bound}") for line in lines)
@@ -106,11 +106,11 @@ def test_every_address_is_noted_and_the_one_to_paste_works_here(
 
 def test_a_model_id_that_a_shell_would_split_is_quoted(engine: ScriptedEngine) -> None:
     engine.card = replace(engine.card, model="my model; rm")
-    assert "ANTHROPIC_MODEL='my model; rm' " in banner(ServerSettings(), engine, 1)
+    assert "ANTHROPIC_MODEL='my model; rm' " in banner(ServerSettings(), engine, 1, keyless=True)
 
 
 def test_an_address_of_the_sixth_kind_stands_in_brackets(engine: ScriptedEngine) -> None:
-    assert "http://[::1]:1" in banner(ServerSettings(host="::1"), engine, 1)
+    assert "http://[::1]:1" in banner(ServerSettings(host="::1"), engine, 1, keyless=True)
 
 
 # --- before anything is opened -----------------------------------------------------------------
@@ -272,6 +272,6 @@ def test_the_command_finishes_the_answer_that_it_is_giving(tmp_path: Path) -> No
                 received += b"".join(chunks)
             assert received.endswith(b'data: {"type":"message_stop"}\n\n')
             _, said = process.communicate(timeout=20)
-            assert said == ""
+            assert said.count("\n") == 1, "the line of that request, and no more"
         finally:
             process.kill()

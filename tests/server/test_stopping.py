@@ -93,16 +93,15 @@ def test_a_port_is_taken_from_the_moment_that_a_server_starts() -> None:
 
     from senryu.server.layers import SettingsError
     from senryu.server.serve import _listen
-    from senryu.server.settings import ServerSettings
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with (
-        _listen(ServerSettings(port=port)),
+        _listen("127.0.0.1", port),
         pytest.raises(SettingsError, match=f"127.0.0.1:{port} cannot be used"),
     ):
-        _listen(ServerSettings(port=port))
+        _listen("127.0.0.1", port)
 
 
 def test_a_request_whose_body_is_still_arriving_gets_an_error_of_the_right_shape(

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
@@ -145,9 +145,16 @@ async def _alone(url: URL) -> AsyncIterator[None]:
     if not url.database or url.database == ":memory:" or url.get_backend_name() != "sqlite":
         yield
         return
-    with Path(f"{url.database}.opening").open("w") as lock:
-        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+    lock = await asyncio.to_thread(_locked, Path(f"{url.database}.opening"))
+    with lock:
         yield
+
+
+def _locked(file: Path) -> TextIO:
+    """The file, with a lock on it for as long as it is open."""
+    opened = file.open("w")
+    fcntl.flock(opened, fcntl.LOCK_EX)
+    return opened
 
 
 def migrate(connection: Connection, to: str = "head") -> None:
