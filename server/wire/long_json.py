@@ -117,6 +117,7 @@ class _Text:
         """The bytes of the value that comes next."""
         first = self.next()
         length = self._nested(where) if first in (b'"', b"[", b"{") else self._scalar(where)
+        self._check(where, length)
         begin, self._at = self._at, self._at + length
         return self._held[begin : self._at]
 
@@ -152,12 +153,15 @@ class _Text:
 
     def _lengthen(self, where: str) -> None:
         """Read on within a value."""
-        if len(self._held) - self._at > self._most:
+        self._check(where, len(self._held) - self._at)
+        if not self._more():
+            raise _invalid("it ends in the middle")
+
+    def _check(self, where: str, length: int) -> None:
+        if length > self._most:
             raise RequestTooLarge(
                 f"{where}: it exceeds the maximum size of {self._most / 2**20:g} MB; send less"
             )
-        if not self._more():
-            raise _invalid("it ends in the middle")
 
     def _more(self) -> bool:
         # As much again as is held: a long string is looked through from its beginning each time.

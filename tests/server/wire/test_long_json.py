@@ -101,6 +101,8 @@ def test_no_more_is_held_than_one_element_may_take() -> None:
     with pytest.raises(RequestTooLarge, match=r"requests\.1: .* 0\.5 MB"):
         list(elements(endless.read, "requests", most_bytes=2**19))
     assert endless.tell() < 2_000_000
+    with pytest.raises(RequestTooLarge, match=r"requests\.0"):
+        read(b'{"requests":["' + b"x" * 1000 + b'"]}')
 
 
 def test_a_member_is_found_as_it_was_sent_and_the_last_of_two_holds() -> None:
