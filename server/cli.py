@@ -17,6 +17,7 @@ VERBS = {
     "serve": ("senryu.server.serve", "answer the Messages API with one local model"),
     "chat": ("senryu.server.chat", "talk to whatever is serving"),
     "keys": ("senryu.server.keys_cli", "make, list and end the keys of several people"),
+    "usage": ("senryu.server.usage_cli", "show who used how much, and what it cost"),
     "admin": ("senryu.server.admin_cli", "back up, restore and check what the server keeps"),
     "doctor": ("senryu.server.doctor", "check device, versions, model, a generation and the cache"),
     "distill": ("senryu.distill.cli", "train a small student from a teacher's outputs"),

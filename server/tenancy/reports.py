@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, ColumnElement, Row, and_, case, cast, func, l
 
 from .prices import Kind
 from .store.opening import Store
-from .store.tables import keys, ledger
+from .store.tables import keys, ledger, workspaces
 
 _PAGE = 1_000
 _ENDED = ("done", "left", "failed")
@@ -117,11 +117,14 @@ async def each(store: Store, which: Which) -> AsyncIterator[Sequence[Row[Any]]]:
         place = (rows[-1].started_at, rows[-1].id)
 
 
-async def key_names(store: Store) -> dict[str, str]:
-    """The names of the stored keys, by their ids."""
+async def names(store: Store) -> dict[str, str]:
+    """Of the stored keys and workspaces, by their ids."""
     async with store.reading() as connection:
-        found = await connection.execute(select(keys.c.id, keys.c.name))
-        return {row.id: row.name for row in found}
+        found = [
+            *await connection.execute(select(keys.c.id, keys.c.name)),
+            *await connection.execute(select(workspaces.c.id, workspaces.c.name)),
+        ]
+    return {row.id: row.name for row in found}
 
 
 def _chosen(which: Which) -> ColumnElement[bool]:
