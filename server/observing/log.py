@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from senryu.server.settings import ServerSettings
 from senryu.server.tenancy.account import Ended
 
-from .watch import Exchange, error_type
+from .watch import Exchange, error_type, gave_way
 
 requests = logging.getLogger("senryu.requests")
 
@@ -42,6 +42,8 @@ def request(exchange: Exchange | None, ended: Ended | None) -> None:
     """Write the line of one request."""
     level = logging.INFO
     if exchange is not None and exchange.route in _KNOCKS and exchange.status < 400:
+        level = logging.DEBUG
+    if ended is not None and gave_way(ended):
         level = logging.DEBUG
     if requests.isEnabledFor(level):
         told = facts(exchange, ended)

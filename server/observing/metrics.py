@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import Metric
 
 from senryu.server.tenancy.account import Ended, Opened
 
-from .watch import Exchange, error_type
+from .watch import Exchange, error_type, gave_way
 
 OTHER = "other"
 _MOST_NAMES = 100
@@ -88,7 +88,7 @@ class Metrics:
 
         self._requests = counter(
             "requests",
-            "Answers that ended: done, left by their client, or failed",
+            "Answers that ended: done, left by their client, failed; batches give way",
             *_ASKERS,
             "state",
         )
@@ -132,7 +132,8 @@ class Metrics:
         model, tier = opened.model, opened.tier
         askers = (model, self._keys(opened.caller.name), self._tasks(opened.task or ""), tier)
         self._open.labels(model, tier).dec()
-        self._requests.labels(*askers, told.state).inc()
+        state = "gave_way" if gave_way(told) else told.state
+        self._requests.labels(*askers, state).inc()
         kinds = {
             "input": usage.input_tokens,
             "cache_read": usage.cache_read_tokens,

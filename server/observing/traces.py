@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from senryu.server.layers import SettingsError
 from senryu.server.tenancy.account import Ended
 
-from .watch import Exchange, error_type
+from .watch import Exchange, error_type, gave_way
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -55,7 +55,7 @@ class Traces:
         )
         if ended is not None and span.is_recording():
             self._parts(span, ended)
-        ours = ended is not None and ended.state == "failed"
+        ours = ended is not None and ended.state == "failed" and not gave_way(ended)
         if ours or (exchange is not None and exchange.status >= 500):
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(over)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope, Send
 
 from senryu.server.tenancy.account import Ended, Opened
-from senryu.server.wire.errors import ApiError
+from senryu.server.wire.errors import ApiError, NotReady
 
 from .text import Excerpt
 
@@ -150,8 +150,17 @@ class Watch:
                 log.exception("a request could not be told of")
 
 
+def gave_way(ended: Ended) -> bool:
+    """Whether a batch's request made room for others, or for an engine that starts again: it is
+    tried once more, and nothing is wrong."""
+    failed = ended.state == "failed" and ended.opened.tier == "batch"
+    return failed and ended.error_type == NotReady.type
+
+
 def error_type(exchange: Exchange | None, ended: Ended | None) -> str | None:
     """What went wrong, in the API's words: for a stream that broke its own, else the reply's."""
+    if ended is not None and gave_way(ended):
+        return None
     broke = ended.error_type if ended is not None and ended.state == "failed" else None
     return broke or (exchange.error_type if exchange is not None else None)
 

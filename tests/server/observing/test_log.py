@@ -123,6 +123,14 @@ def test_a_request_of_a_batch_has_its_line(
     assert " batch_id=msgbatch_1 " in shown.text
 
 
+def test_giving_way_is_no_line(
+    answer: Callable[..., Ended], logging_as: Callable[..., Log]
+) -> None:
+    shown = logging_as()
+    log.request(None, answer(tier="batch", state="failed", error_type="overloaded_error"))
+    assert shown.text == ""
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("odd", ["a b=c", 'x"', "x\nforged line", "\x1b[2J", "\u2028x", "", "ü"])
 def test_no_value_can_pass_for_two_or_for_a_line_of_its_own(

@@ -106,6 +106,16 @@ def test_an_error_is_counted_once_by_key_and_type(
     assert value(metrics, "http_replies_total", **replied) == 2
 
 
+def test_a_batch_that_makes_room_is_neither_failure_nor_error(
+    metrics: Metrics, answer: Callable[..., Ended]
+) -> None:
+    again = answer(state="failed", error_type="overloaded_error", tier="batch")
+    metrics.ended(again)
+    metrics.request(None, again)
+    assert value(metrics, "requests_total", **ASKER | {"tier": "batch"}, state="gave_way") == 1
+    assert "senryu_errors_total" not in {each.name for each in samples(metrics)}
+
+
 # --- bounds ------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from senryu.server.observing.watch import Exchange, Sighting, Watch, error_type
+from senryu.server.observing.watch import Exchange, Sighting, Watch, error_type, gave_way
 from senryu.server.tenancy.account import Ended
 
 Told = list[tuple[Exchange | None, Ended | None]]
@@ -123,3 +123,11 @@ def test_an_error_is_the_streams_else_the_replys_and_leaving_is_none(
     assert error_type(refused, None) == "rate_limit_error"
     assert error_type(fine, left) is None
     assert error_type(None, left) is None
+
+
+def test_a_batch_that_makes_room_has_no_error(answer: Callable[..., Ended]) -> None:
+    failed = answer(state="failed", error_type="overloaded_error", tier="batch")
+    assert gave_way(failed)
+    assert error_type(None, failed) is None
+    assert not gave_way(answer(state="failed", error_type="api_error", tier="batch"))
+    assert not gave_way(answer(state="failed", error_type="overloaded_error"))
