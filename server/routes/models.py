@@ -28,7 +28,7 @@ async def list_models(request: Request) -> Response:
         raise InvalidRequest("limit: Input should be an integer from 1 to 1000")
     # One model: whatever lies after it or before it is nothing.
     past = engine.card.model in (query.get("after_id"), query.get("before_id"))
-    data = [] if past or not _active_is_asked_for(query) else [_body(engine.card)]
+    data = [] if past or not _active_is_asked_for(query) else [_body(request, engine.card)]
     only = engine.card.model if data else None
     return json_reply({"data": data, "has_more": False, "first_id": only, "last_id": only})
 
@@ -50,14 +50,15 @@ async def retrieve_model(request: Request, model_id: str) -> Response:
     engine: Engine = request.app.state.engine
     check_credential(request)
     resolve_model(model_id, settings, engine.card)
-    return json_reply(_body(engine.card))
+    return json_reply(_body(request, engine.card))
 
 
-def _body(card: EngineCard) -> dict[str, object]:
+def _body(request: Request, card: EngineCard) -> dict[str, object]:
     return model_body(
         card.model,
         window=card.window,
         created_at=card.created_at,
         thinks=card.dialect.thought is not None,
         sees=card.sees,
+        batches=request.app.state.batches is not None,
     )

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from senryu.server.wire.batches import MOST_REQUESTS
 from senryu.server.wire.requests import CountTokensRequest, MessagesRequest
 
 from .reading import check_credential
@@ -25,6 +26,7 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
 }
+_BATCHES = "/v1/messages/batches"
 _REFERENCE = "#/components/schemas/{model}"
 
 _ERROR = {
@@ -44,6 +46,27 @@ _ERROR = {
         "request_id": {"type": "string"},
     },
 }
+_BATCH = {
+    "type": "object",
+    "required": ["requests"],
+    "additionalProperties": False,
+    "properties": {
+        "requests": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": MOST_REQUESTS,
+            "items": {
+                "type": "object",
+                "required": ["custom_id", "params"],
+                "additionalProperties": False,
+                "properties": {
+                    "custom_id": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+                    "params": {"$ref": _REFERENCE.format(model="MessagesRequest")},
+                },
+            },
+        }
+    },
+}
 _RESPONSES = {
     "200": {"description": "The answer; of a request with `stream: true`, as server-sent events."},
     "default": {
@@ -58,15 +81,14 @@ def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _LIFECYCLES = {"type": "array", "items": {"enum": ["active", "deprecated", "retired"]}}
+_PAGED = [
+    _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}),
+    _parameter("after_id", "query", {"type": "string"}),
+    _parameter("before_id", "query", {"type": "string"}),
+]
 _PARAMETERS = {
-    "/v1/models": [
-        _parameter(
-            "limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}
-        ),
-        _parameter("after_id", "query", {"type": "string"}),
-        _parameter("before_id", "query", {"type": "string"}),
-        _parameter("lifecycle[]", "query", _LIFECYCLES),
-    ]
+    ("/v1/models", "GET"): [*_PAGED, _parameter("lifecycle[]", "query", _LIFECYCLES)],
+    (_BATCHES, "GET"): _PAGED,
 }
 
 
@@ -100,14 +122,22 @@ def _operation(route: APIRoute, method: str) -> dict[str, Any]:
         "operationId": f"{method.lower()}_{route.name}",
         "parameters": [
             *(_parameter(name, "path", {"type": "string"}) for name in route.param_convertors),
-            *_PARAMETERS.get(route.path_format, []),
+            *_PARAMETERS.get((route.path_format, method), []),
         ],
         "responses": _RESPONSES,
     }
     if route.description:
         operation["description"] = route.description
-    if body := _BODIES.get(route.path_format):
-        schema = {"$ref": _REFERENCE.format(model=body.__name__)}
+    if method == "POST" and (schema := _body(route.path_format)):
         content = {"application/json": {"schema": schema}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
+
+
+def _body(path: str) -> dict[str, Any] | None:
+    """The schema of what is posted there. That of each request of a batch is looked at only when
+    it is its turn."""
+    if path == _BATCHES:
+        return _BATCH
+    model = _BODIES.get(path)
+    return None if model is None else {"$ref": _REFERENCE.format(model=model.__name__)}

@@ -7,9 +7,10 @@ from typing import Any
 
 
 def model_body(
-    model: str, *, window: int, created_at: str, thinks: bool, sees: bool
+    model: str, *, window: int, created_at: str, thinks: bool, sees: bool, batches: bool
 ) -> dict[str, Any]:
-    """`thinks`: whether it can be asked to think first; `sees`: whether it takes images."""
+    """`thinks`: whether it can be asked to think first; `sees`: whether it takes images; `batches`:
+    whether this server keeps any."""
     return {
         "type": "model",
         "id": model,
@@ -22,7 +23,7 @@ def model_body(
         "retires_at": None,
         "line": None,
         "capabilities": {
-            "batch": _is(False),
+            "batch": _is(batches),
             "citations": _is(False),
             "code_execution": _is(False),
             "image_input": _is(sees),

@@ -24,6 +24,9 @@ async def test_every_route_is_described(client: httpx.AsyncClient) -> None:
     assert set(paths["/v1/messages/count_tokens"]) == {"post"}
     names = [parameter["name"] for parameter in paths["/v1/models"]["get"]["parameters"]]
     assert names == ["limit", "after_id", "before_id", "lifecycle[]"]
+    assert set(paths["/v1/messages/batches"]) == {"get", "post"}
+    assert set(paths["/v1/messages/batches/{batch_id}"]) == {"get", "delete"}
+    assert "requestBody" not in paths["/v1/messages/batches"]["get"]
     assert "422" not in json.dumps(paths), "nobody is sent FastAPI's own errors"
 
 

@@ -7,9 +7,14 @@ import pytest
 from senryu.server.wire.models import model_body
 
 
-def described(*, thinks: bool = False, sees: bool = False) -> dict[str, Any]:
+def described(*, thinks: bool = False, sees: bool = False, batches: bool = False) -> dict[str, Any]:
     return model_body(
-        "org/model", window=4096, created_at="2026-01-01T00:00:00Z", thinks=thinks, sees=sees
+        "org/model",
+        window=4096,
+        created_at="2026-01-01T00:00:00Z",
+        thinks=thinks,
+        sees=sees,
+        batches=batches,
     )
 
 
@@ -69,3 +74,8 @@ def test_every_model_claims_what_the_server_does_for_it_and_what_it_was_trained_
         "disabled": True,
         "enabled": thinks,
     }
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_batches_are_claimed_where_they_are_kept(batches: bool) -> None:
+    assert described(batches=batches)["capabilities"]["batch"] == {"supported": batches}
