@@ -5,7 +5,7 @@ they used. A request belongs to the time at which it began.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, and_, case, cast, func, literal, or_, select
@@ -104,7 +104,8 @@ async def each(store: Store, which: Which) -> AsyncIterator[Sequence[Row[Any]]]:
         later = or_(ledger.c.started_at > at, and_(ledger.c.started_at == at, ledger.c.id > after))
         asked = (
             select(ledger)
-            .where(_chosen(which), ledger.c.state.in_(_ENDED), ledger.c.started_at >= at, later)
+            # From where the last one ended, in the words that the index knows: nothing is read twice.
+            .where(_chosen(replace(which, since=at)), ledger.c.state.in_(_ENDED), later)
             .order_by(ledger.c.started_at, ledger.c.id)
             .limit(_PAGE)
         )

@@ -79,7 +79,7 @@ def test_a_table_shows_each_key_the_dearest_first(
     assert " ".join(ann) == "ann 1 100,000 300,000 600,000 60% 1,000,000 $1.50 $5.61"
     assert " ".join(bob) == "bob 1 100,000 300,000 600,000 60% 1,000,000 $0.0000 $2.81"
     assert " ".join(nobody) == "(no key) 1 0 300,000 0 0% 0 $0.00 $0.4500"
-    assert " ".join(total) == "all 3 200,000 900,000 1,200,000 52% 2,000,000 $1.50 $8.86"
+    assert " ".join(total) == "all 3 200,000 900,000 1,200,000 52% 2,000,000 $1.50 $8.87"
     assert "lost when a server died: 1" in shown.err
 
 
