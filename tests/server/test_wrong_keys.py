@@ -76,6 +76,7 @@ def with_key(key: str, *, bearer: bool = False) -> list[tuple[bytes, bytes]]:
     return [(b"x-api-key", key.encode())]
 
 
+@pytest.mark.slow
 async def test_ten_thousand_wrong_keys_are_ten_thousand_401s_and_leave_nothing(
     app: ASGIApp,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from senryu.server.conversation.media import Media, MediaError
+from senryu.server.conversation.media import File, FileMissing, Media, MediaError
 from senryu.server.engine.scripted import ScriptedEngine
 from senryu.server.media.fetching import Fetcher
 from senryu.server.media.local import LocalMedia, media_opener
@@ -30,6 +30,20 @@ def test_urls_are_fetched_only_where_the_operator_wants_it(
         opened().fetch("https://pictures.example/", "image")
     monkeypatch.setattr(Fetcher, "fetch", lambda *_: ("image/png", b""))
     assert opened(fetch_media=True).fetch("https://pictures.example/", "image")[0] == "image/png"
+
+
+def test_a_file_is_looked_for_where_there_are_files_and_in_the_time_that_is_left() -> None:
+    with pytest.raises(FileMissing, match=r"^File not found: file_1: this server keeps no files$"):
+        opened().file("file_1")
+    kept, asked = File(media_type="text/plain", size=1, read=lambda: b"x"), []
+
+    def find(file_id: str, seconds: float) -> File:
+        asked.append((file_id, 0 < seconds <= 60))
+        return kept
+
+    media = media_opener(ServerSettings(), window=8192)(files=find)
+    assert media.file("file_1") is kept
+    assert asked == [("file_1", True)]
 
 
 def test_a_small_window_takes_a_hundred_pages(make_pdf: MakePdf) -> None:

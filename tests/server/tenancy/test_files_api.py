@@ -6,22 +6,27 @@ import gzip
 import io
 import socket
 import struct
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import anthropic
 import httpx
 import pytest
 import uvicorn
 from anthropic import AsyncAnthropic
+from fastapi import Request
 
 from senryu.server.app import build_app
 from senryu.server.engine.scripted import IMAGE_TOKENS, ScriptedEngine
 from senryu.server.http import protocol_for
+from senryu.server.routes.uploads import receive_file
 from senryu.server.settings import ServerSettings
+from senryu.server.tenancy.callers import Caller
 from senryu.server.tenancy.files import Files
 from senryu.server.tenancy.store.opening import Store
 
@@ -353,3 +358,50 @@ async def test_a_wrong_key_uploads_nothing_and_a_server_without_a_store_keeps_no
         reply = await client_for().request(method, f"/v1/files{path}")
         assert reply.status_code == 404
         assert "keeps no files" in reply.json()["error"]["message"]
+
+
+async def test_who_leaves_in_the_middle_leaves_nothing(url: str, files: Files) -> None:
+    place = urlsplit(url)
+    incoming = files.contents.folder / "incoming"
+    _, writer = await asyncio.open_connection(place.hostname, place.port)
+    head = b"POST /v1/files HTTP/1.1\r\nhost: x\r\nx-api-key: ann\r\ncontent-length: 1000000\r\n"
+    writer.write(head + b"content-type: multipart/form-data; boundary=b\r\n\r\n" + GOOD[:-12])
+    await until(lambda: any(incoming.iterdir()))
+    writer.close()
+    await until(lambda: not any(incoming.iterdir()))
+    assert await files.used() == 0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not happen")
+
+
+async def test_a_file_is_never_in_memory_as_a_whole(files: Files) -> None:
+    """Many of them at once would take all of it."""
+    size, most = 2**25, 2**23
+    settings = ServerSettings(**SETTINGS | {"file_limit_mb": 64.0})
+    roomy = Files(files._store, files.contents.folder, quota=2**27)
+    head = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    part = bytes(2**16)
+    bodies = [head, *[part] * (size // len(part)), b"\r\n--b--\r\n"]
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        body = bodies.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(bodies)}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    request = Request({"type": "http", "headers": headers}, cast(Any, receive))
+    async with roomy.upload(Caller(name="", salt="")) as upload:
+        tracemalloc.start()
+        try:
+            kept = await receive_file(request, settings, upload)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert kept.size_bytes == size
+    assert peak < most
