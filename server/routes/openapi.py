@@ -27,6 +27,7 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/v1/messages/count_tokens": CountTokensRequest,
 }
 _BATCHES = "/v1/messages/batches"
+_FILES = "/v1/files"
 _REFERENCE = "#/components/schemas/{model}"
 
 _ERROR = {
@@ -67,6 +68,15 @@ _BATCH = {
         }
     },
 }
+_UPLOAD = {
+    "type": "object",
+    "required": ["file"],
+    "additionalProperties": False,
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "expires_in_seconds": {"type": "integer", "minimum": 3_600, "maximum": 7_776_000},
+    },
+}
 _RESPONSES = {
     "200": {"description": "The answer; of a request with `stream: true`, as server-sent events."},
     "default": {
@@ -89,6 +99,11 @@ _PAGED = [
 _PARAMETERS = {
     ("/v1/models", "GET"): [*_PAGED, _parameter("lifecycle[]", "query", _LIFECYCLES)],
     (_BATCHES, "GET"): _PAGED,
+    (_FILES, "GET"): [
+        _PAGED[0],
+        _parameter("page", "query", {"type": "string"}),
+        _parameter("ids[]", "query", {"type": "array", "items": {"type": "string"}}),
+    ],
 }
 
 
@@ -129,7 +144,8 @@ def _operation(route: APIRoute, method: str) -> dict[str, Any]:
     if route.description:
         operation["description"] = route.description
     if method == "POST" and (schema := _body(route.path_format)):
-        content = {"application/json": {"schema": schema}}
+        kind = "multipart/form-data" if route.path_format == _FILES else "application/json"
+        content = {kind: {"schema": schema}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -139,5 +155,7 @@ def _body(path: str) -> dict[str, Any] | None:
     it is its turn."""
     if path == _BATCHES:
         return _BATCH
+    if path == _FILES:
+        return _UPLOAD
     model = _BODIES.get(path)
     return None if model is None else {"$ref": _REFERENCE.format(model=model.__name__)}

@@ -27,6 +27,9 @@ async def test_every_route_is_described(client: httpx.AsyncClient) -> None:
     assert set(paths["/v1/messages/batches"]) == {"get", "post"}
     assert set(paths["/v1/messages/batches/{batch_id}"]) == {"get", "delete"}
     assert "requestBody" not in paths["/v1/messages/batches"]["get"]
+    assert set(paths["/v1/files"]) == {"get", "post"}
+    assert set(paths["/v1/files"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
+    assert set(paths["/v1/files/{file_id}"]) == {"get", "delete"}
     assert "422" not in json.dumps(paths), "nobody is sent FastAPI's own errors"
 
 
