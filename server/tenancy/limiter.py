@@ -64,7 +64,8 @@ class Limiter:
         self._workspaces: dict[str, Pool] = {}
         self._many = _FEW
 
-    def __len__(self) -> int:
+    @property
+    def known(self) -> int:
         """Keys and workspaces of which something is known."""
         return len(self._keys) + len(self._workspaces)
 
@@ -108,13 +109,13 @@ class Limiter:
     def remember(self, past: Past, now: float) -> None:
         """What was used before this server ran. Once, before the first request."""
         for used in sorted(past.recent, key=lambda used: used.at):
-            for pool in self._known(used):
+            for pool in self._used_by(used):
                 pool.requests.past.append((used.at, used.requests))
                 pool.input.past.append((used.at, used.input_tokens))
                 pool.output.past.append((used.at, used.output_tokens))
         for name, sums in (("day", past.day), ("month", past.month)):
             for used in sums:
-                for pool in self._known(used):
+                for pool in self._used_by(used):
                     period = pool.day if name == "day" else pool.month
                     period.begin(now)
                     period.tokens += used.input_tokens + used.output_tokens
@@ -137,7 +138,7 @@ class Limiter:
             pools[1].limits = caller.workspace_limits
         return pools
 
-    def _known(self, used: Used) -> Iterator[Pool]:
+    def _used_by(self, used: Used) -> Iterator[Pool]:
         yield self._of_key(used.key_id, used.key_id or "")
         if used.workspace_id is not None:
             yield self._of_workspace(used.workspace_id)
@@ -159,14 +160,14 @@ class Limiter:
 
     def _forget_the_idle(self) -> None:
         """Keys that are gone are idle once their month has gone."""
-        if len(self) < self._many:
+        if self.known < self._many:
             return
         now = self._clock()
         self._keys = {name: pool for name, pool in self._keys.items() if not pool.idle(now)}
         self._workspaces = {
             name: pool for name, pool in self._workspaces.items() if not pool.idle(now)
         }
-        self._many = max(_FEW, 2 * len(self))
+        self._many = max(_FEW, 2 * self.known)
 
 
 def _longest(refusal: Refusal) -> tuple[bool, float]:
