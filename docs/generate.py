@@ -7,8 +7,8 @@ from typing import Any
 from senryu.distill import recipe
 from senryu.quant import recipe as quantizing
 from senryu.quant.compare import recipe as comparing
-from senryu.server.serve import FLAGS
 from senryu.server.layers import as_toml, documented
+from senryu.server.serve import FLAGS
 from senryu.server.settings import ServerSettings
 
 HERE = Path(__file__).parent

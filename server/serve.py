@@ -25,6 +25,7 @@ from .engine.keeping import KeptEngine
 from .layers import SettingsError, add_flags, load_arguments
 from .observing.log import configure as configure_log
 from .observing.opening import open_observing
+from .observing.traces import endpoint
 from .settings import ServerSettings
 from .signing_key import read_secret
 from .tenancy.callers import Callers, entries
@@ -70,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
             return 0
         settings = loaded.settings
         entries(settings)
+        if settings.otlp:
+            endpoint(settings.otlp)
         import uvloop
 
         return uvloop.run(_serve(settings))
@@ -132,7 +135,9 @@ def _listen(host: str, port: int) -> socket.socket:
 async def _serve(settings: ServerSettings) -> int:
     """Raises StoreError, SettingsError and EngineError."""
     # A stream of its own: while an engine opens, what is printed goes to the engine's log.
-    log_handler = configure_log(settings, os.fdopen(os.dup(2), "w", buffering=1))
+    log_handler = configure_log(
+        settings, os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    )
     tenancy = await open_tenancy(settings, read_secret(settings))
     try:
         _check_exposure(settings, tenancy.callers)

@@ -13,7 +13,7 @@ import hmac
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from senryu.server.layers import SettingsError
@@ -29,7 +29,7 @@ class Caller:
     """One who may ask."""
 
     name: str
-    salt: str
+    salt: str = field(repr=False)
     role: Role = "user"
     key_id: str | None = None
     """None for everybody on a server without keys."""

@@ -160,7 +160,9 @@ class Visit:
     ) -> None:
         if not self._ended:
             left = kind is None or issubclass(kind, asyncio.CancelledError | GeneratorExit)
-            told = self._tell("left" if left else "failed", self._so_far(), None, error)
+            told = self._tell(
+                "left" if left else "failed", self._so_far(), None, None if left else error
+            )
             if self._rules.ledger is not None:
                 _keep(asyncio.create_task(self._write(told)))
 
