@@ -105,12 +105,16 @@ class Ledger:
         month = int(datetime(now.year, now.month, 1, tzinfo=UTC).timestamp() * 1000)
         recent, ended = now_ms - _RECENT_MS, func.coalesce(ledger.c.ended_at, ledger.c.started_at)
         second = ended // 1000
-        lately = (ledger.c.started_at >= recent - _LONGEST_MS) & (ended >= recent)
+        # Limits per minute do not count batches; budgets count what batches have answered.
+        standard = ledger.c.tier != "batch"
+        lately = (ledger.c.started_at >= recent - _LONGEST_MS) & (ended >= recent) & standard
+        spent = standard | (ledger.c.state == "done")
+        today = ledger.c.started_at >= now_ms // _DAY_MS * _DAY_MS
         async with self.store.reading() as connection:
             return Past(
                 recent=await _sums(connection, lately, second),
-                day=await _sums(connection, ledger.c.started_at >= now_ms // _DAY_MS * _DAY_MS),
-                month=await _sums(connection, ledger.c.started_at >= month),
+                day=await _sums(connection, today & spent),
+                month=await _sums(connection, (ledger.c.started_at >= month) & spent),
             )
 
 

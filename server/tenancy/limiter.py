@@ -73,11 +73,22 @@ class Limiter:
         """Raises RateLimited or BudgetSpent when nothing is left for one more request."""
         self._admit(self._pools(caller), self._clock())
 
-    def hold(self, caller: Caller, *, input_tokens: int, output_tokens: int, cost: int) -> Hold:
-        """A place for a request that uses at most this. Raises RateLimited or BudgetSpent."""
+    def hold(
+        self,
+        caller: Caller,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        cost: int,
+        paced: bool = True,
+    ) -> Hold:
+        """A place for a request that uses at most this; one that is not `paced` is held to budgets
+        alone. Raises RateLimited or BudgetSpent."""
         now, pools = self._clock(), self._pools(caller)
-        self._admit(pools, now)
-        need = Need(input_tokens=input_tokens, output_tokens=output_tokens, cost=cost)
+        self._admit(pools, now, paced=paced)
+        need = Need(
+            input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, paced=paced
+        )
         return Hold(held=tuple(pool.hold(need, now) for pool in pools))
 
     def settle(
@@ -121,8 +132,8 @@ class Limiter:
                     period.tokens += used.input_tokens + used.output_tokens
                     period.cost += used.cost
 
-    def _admit(self, pools: Iterable[Pool], now: float) -> None:
-        refusals = [refusal for pool in pools for refusal in pool.refusals(now)]
+    def _admit(self, pools: Iterable[Pool], now: float, *, paced: bool = True) -> None:
+        refusals = [refusal for pool in pools for refusal in pool.refusals(now, paced=paced)]
         if refusals:
             worst = max(refusals, key=_longest)
             if worst.spent:

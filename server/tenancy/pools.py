@@ -35,6 +35,9 @@ class Need:
     input_tokens: int
     output_tokens: int
     cost: int
+    paced: bool = True
+    """Whether limits per minute and at one time count it. They do not count what nobody waits for:
+    requests of batches, which take only what others leave."""
 
     @property
     def tokens(self) -> int:
@@ -77,8 +80,13 @@ class Pool:
     day: Period = field(default_factory=lambda: Period(day_of))
     month: Period = field(default_factory=lambda: Period(month_of))
 
-    def refusals(self, now: float) -> Iterator[Refusal]:
+    def refusals(self, now: float, *, paced: bool = True) -> Iterator[Refusal]:
         """What stands in the way of one more request."""
+        if paced:
+            yield from self._over_pace(now)
+        yield from self._over_budget(now)
+
+    def _over_pace(self, now: float) -> Iterator[Refusal]:
         limits = self.limits
         for limit, bucket, what, held, needed in (
             (limits.requests_per_minute, self.requests, "requests", 0, 1 - _NEARLY),
@@ -104,7 +112,6 @@ class Pool:
                 "one time; try again when one of them has ended",
                 retry_after=_SOON,
             )
-        yield from self._over_budget(now)
 
     def _too_fast(self, limit: int, what: str, lack: float) -> Refusal:
         allowed = f"{self.whose} may use {limit:,} {what} per minute"
@@ -148,11 +155,12 @@ class Pool:
 
     def hold(self, need: Need, now: float) -> "Held":
         """Count a request that was admitted."""
-        limits = self.limits
-        self.requests.take(1, limits.requests_per_minute, now)
-        taken = self.input.take(need.input_tokens, limits.input_tokens_per_minute, now)
-        self.running += 1
-        self.held_output += need.output_tokens
+        limits, taken = self.limits, 0.0
+        if need.paced:
+            self.requests.take(1, limits.requests_per_minute, now)
+            taken = self.input.take(need.input_tokens, limits.input_tokens_per_minute, now)
+            self.running += 1
+            self.held_output += need.output_tokens
         for period in (self.day, self.month):
             period.begin(now)
             period.held_tokens += need.tokens
@@ -198,6 +206,17 @@ class Held:
 
     def settle(self, *, used: Need, tokens: int, now: float) -> None:
         """It ended, and used this."""
+        pool = self.pool
+        if self.need.paced:
+            self._settle_pace(used, now)
+        for period, number in ((pool.day, self.day), (pool.month, self.month)):
+            if period.begin(now) == number:  # else it is the account of a day that has gone
+                period.held_tokens -= self.need.tokens
+                period.held_cost -= self.need.cost
+                period.tokens += tokens
+                period.cost += used.cost
+
+    def _settle_pace(self, used: Need, now: float) -> None:
         pool, limits = self.pool, self.pool.limits
         pool.running -= 1
         pool.held_output -= self.need.output_tokens
@@ -207,12 +226,6 @@ class Held:
         else:
             pool.input.give_back(-more, self.at, limits.input_tokens_per_minute, now)
         pool.output.take(used.output_tokens, limits.output_tokens_per_minute, now)
-        for period, number in ((pool.day, self.day), (pool.month, self.month)):
-            if period.begin(now) == number:  # else it is the account of a day that has gone
-                period.held_tokens -= self.need.tokens
-                period.held_cost -= self.need.cost
-                period.tokens += tokens
-                period.cost += used.cost
 
 
 def _billionths(dollars: float | None) -> int | None:

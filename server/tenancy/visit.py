@@ -82,14 +82,15 @@ class Visit:
 
     async def __aenter__(self) -> Self:
         opened, rules = self._opened, self._rules
+        batch = opened.tier == "batch"
         most = rules.prices.most(opened.model, opened.prompt_tokens, opened.max_tokens, opened.tier)
         self._hold: Hold = rules.limiter.hold(
             opened.caller,
             input_tokens=opened.prompt_tokens,
             output_tokens=opened.max_tokens,
             cost=most,
+            paced=not batch,
         )
-        batch = opened.tier == "batch"
         whose = opened.caller.key_id or ""
         try:
             self._place: Place = rules.desk.place(whose, opened.prompt_tokens, batch=batch)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -220,6 +221,21 @@ async def test_a_limiter_that_begins_knows_what_was_used(store: Store) -> None:
         with pytest.raises(RateLimited):
             limiter.check(other)
         limiter.check(Caller(name="bob", salt="", key_id="b", limits=limits))
+
+
+async def test_the_past_of_batches_counts_for_budgets_and_only_what_they_answered(
+    store: Store,
+) -> None:
+    book = Ledger(store, "server_1")
+    for name in ("done", "lost"):
+        request = replace(opened(f"msg_{name}", NOON - 5_000), tier="batch", batch_id="msgbatch_1")
+        await book.opened(request)
+        if name == "done":
+            await book.ended(ended(request))
+    await book.lose([])
+    past = await book.past(NOON)
+    assert past.recent == []
+    assert [used.requests for used in past.day] == [used.requests for used in past.month] == [1]
 
 
 async def test_the_past_of_an_empty_ledger_is_empty(store: Store) -> None:

@@ -223,6 +223,25 @@ def test_what_one_pool_refuses_the_other_has_not_counted(limiter: Limiter) -> No
     refusal(limiter, unlimited)
 
 
+def test_batches_are_held_to_budgets_and_to_no_pace(limiter: Limiter) -> None:
+    one_of_each = {"requests_per_minute": 1, "concurrent_requests": 1, "tokens_per_day": 1_000}
+    ann = caller(**one_of_each, input_tokens_per_minute=100, output_tokens_per_minute=100)
+    held = [
+        limiter.hold(ann, input_tokens=100, output_tokens=100, cost=0, paced=False)
+        for _ in range(5)
+    ]
+    with pytest.raises(RateLimited, match="what is left of its budget of 1,000 tokens"):
+        limiter.hold(ann, input_tokens=1, output_tokens=1, cost=0, paced=False)
+    for each in held[:4]:
+        settle(limiter, each, read=100, written=100)
+    settle(limiter, held[4], read=0, written=0)
+    assert limiter.headers(ann)["anthropic-ratelimit-requests-remaining"] == "1"
+    assert limiter.headers(ann)["anthropic-ratelimit-input-tokens-remaining"] == "100"
+    settle(limiter, hold(limiter, ann, read=100), read=100, written=100)
+    with pytest.raises(BudgetSpent):
+        limiter.hold(ann, input_tokens=1, output_tokens=1, cost=0, paced=False)
+
+
 def test_a_limit_of_nothing_lets_nothing_through(limiter: Limiter, clock: Clock) -> None:
     for name in ("requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute"):
         refused = refusal(limiter, caller(**{name: 0}))
