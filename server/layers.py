@@ -8,6 +8,7 @@ with `add_flags`.
 import argparse
 import difflib
 import os
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ ENVIRONMENT_PREFIX = "SENRYU_"
 _NOT_SETTINGS = {"SENRYU_CACHE", "SENRYU_SERVER_PID"}
 # The tables of senryu.toml, one for each room; a room reads its own.
 _TABLES = ("server", "distill", "quant", "benches")
+# That of an address, up to its last @: a password may have one in it.
+_PASSWORD = re.compile(r"(://[^:/@]*:).*@")
 
 
 class SettingsError(ValueError):
@@ -37,8 +40,8 @@ class Loaded(Generic[Settings]):
     origins: Mapping[str, str]
 
     def lines(self) -> list[str]:
-        """`name = value  # origin`, as `--print-config` shows them; keys are not shown, and what
-        is left out is a comment, as TOML has no word for it."""
+        """`name = value  # origin`, as `--print-config` shows them; keys and passwords are not
+        shown, and what is left out is a comment, as TOML has no word for it."""
         lines = []
         for name, origin in self.origins.items():
             value = getattr(self.settings, name)
@@ -46,7 +49,7 @@ class Loaded(Generic[Settings]):
                 lines.append(f"# {name} is left out")
                 continue
             secret = name.endswith(("key", "keys")) and value
-            shown = "(set)" if secret else as_toml(value)
+            shown = "(set)" if secret else _PASSWORD.sub(r"\1***@", as_toml(value))
             lines.append(f"{name} = {shown}  # {origin}")
         return lines
 

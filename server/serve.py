@@ -24,8 +24,7 @@ from .engine.base import Engine, EngineError
 from .engine.keeping import KeptEngine
 from .layers import SettingsError, add_flags, load_arguments
 from .observing.log import configure as configure_log
-from .observing.opening import open_observing
-from .observing.traces import endpoint
+from .observing.opening import Observing, open_observing
 from .settings import ServerSettings
 from .signing_key import read_secret
 from .tenancy.callers import Callers, entries
@@ -71,8 +70,6 @@ def main(argv: Sequence[str]) -> int:
             return 0
         settings = loaded.settings
         entries(settings)
-        if settings.otlp:
-            endpoint(settings.otlp)
         import uvloop
 
         return uvloop.run(_serve(settings))
@@ -138,6 +135,7 @@ async def _serve(settings: ServerSettings) -> int:
     log_handler = configure_log(
         settings, os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     )
+    observing = open_observing(settings)
     tenancy = await open_tenancy(settings, read_secret(settings))
     try:
         _check_exposure(settings, tenancy.callers)
@@ -149,13 +147,14 @@ async def _serve(settings: ServerSettings) -> int:
             engine = await _open_engine(settings)
             keeping = asyncio.create_task(engine.keep())
             try:
-                await _answer_requests(settings, listener, admin, engine, tenancy)
+                await _answer_requests(settings, listener, admin, engine, tenancy, observing)
             finally:
                 keeping.cancel()
                 await asyncio.wait({keeping})
                 await engine.close()
     finally:
         await tenancy.close()
+        await observing.close()  # it has heard the last of all of them
         log_handler.flush()
     return 0
 
@@ -183,6 +182,7 @@ async def _answer_requests(
     admin: socket.socket | None,
     engine: Engine,
     tenancy: Tenancy,
+    observing: Observing,
 ) -> None:
     import uvicorn
     from fastapi import FastAPI
@@ -225,7 +225,6 @@ async def _answer_requests(
         )
 
     beginnings, traffic = _beginnings(settings, engine), Traffic()
-    observing = open_observing(settings)
     app = build_app(settings, engine, beginnings, traffic, observing, tenancy)
     await tenancy.start(
         partial(answer_item, app.state),
@@ -248,7 +247,6 @@ async def _answer_requests(
         for each in unfinished:  # uvicorn has done so, but not after a second Ctrl-C
             each.cancel()
         await asyncio.wait(unfinished, timeout=2)  # they say farewell
-    await observing.close()
 
 
 async def _read_ahead(

@@ -20,7 +20,8 @@ class ServerSettings:
     """A model folder, a hub id, or `embedded`: SmolLM2-135M in 4 bits, which needs no hub."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any but a loopback address wants an `api_key`."""
+    """The address to listen on. Any but a loopback address wants a key, of the settings or made
+    by `senryu keys create`."""
 
     port: int = 8765
     """The port to listen on; 0 takes a free one and prints it."""

@@ -86,9 +86,7 @@ class Limiter:
         alone. Raises RateLimited or BudgetSpent."""
         now, pools = self._clock(), self._pools(caller)
         self._admit(pools, now, paced=paced)
-        need = Need(
-            input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, paced=paced
-        )
+        need = Need(input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, paced=paced)
         return Hold(held=tuple(pool.hold(need, now) for pool in pools))
 
     def settle(

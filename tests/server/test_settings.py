@@ -205,6 +205,16 @@ def test_the_shown_settings_name_every_origin_and_hide_the_key() -> None:
     assert not any("s3cret" in line for line in lines)
 
 
+def test_the_passwords_of_addresses_are_not_shown() -> None:
+    database = "postgresql://ann:p@ss/w0rd@db.example/senryu"
+    loaded = load_server(environment={"SENRYU_DATABASE": database})
+    assert (
+        'database = "postgresql://ann:***@db.example/senryu"  # SENRYU_DATABASE' in loaded.lines()
+    )
+    loaded = load_server(environment={"SENRYU_OTLP": "http://127.0.0.1:4318"})
+    assert 'otlp = "http://127.0.0.1:4318"  # SENRYU_OTLP' in loaded.lines()
+
+
 def test_every_setting_documents_itself() -> None:
     texts = documented(ServerSettings)
     assert texts.keys() == load_server().origins.keys()
