@@ -2,15 +2,17 @@
 #   PYTHON=python3.12   the Python to build .venv with
 #   PORT=9000 MODEL=... for `make serve`
 #   FUZZ=100            how much longer `make fuzz` asks than `make test` does
+#   CHAOS=100           how often `make chaos` kills the server; the real one a fifth as often
 
 PYTHON ?= python3
 PORT   ?=
 MODEL  ?=
 FUZZ   ?= 20
+CHAOS  ?= 25
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test fuzz check audit wheel docs lock pipeline bench doctor clean
+.PHONY: help setup setup-dev serve test fuzz chaos soak check audit wheel docs lock pipeline bench doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,9 @@ test: setup-dev ## Run the whole test suite; ARGS="-k device" narrows it
 fuzz: setup-dev ## Ask the server 20,000 odd things, new ones each time; FUZZ= asks more or less
 	@FUZZ=$(FUZZ) exec $(BIN)/python -m pytest -m fuzz -s $(ARGS)
 
+chaos: setup-dev ## Kill server and engine again and again under work, and check the books; CHAOS= rounds
+	@CHAOS=$(CHAOS) exec $(BIN)/python -m pytest tests/journeys/test_chaos.py -s $(ARGS)
+
 check: setup-dev ## Formatting, lint, types, and known weaknesses of dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -52,6 +57,9 @@ pipeline: setup ## Distil, quantize, serve and measure a student of the embedded
 
 bench: setup ## Measure what the front end costs per streamed token
 	@exec $(BIN)/python -m senryu.benches.micro $(ARGS)
+
+soak: setup ## Keep 500 streams of the scripted engine running for five minutes, and judge them
+	@exec $(BIN)/python -m senryu.benches.soak $(ARGS)
 
 docs: setup ## Write the pages of docs/ that are made from the code
 	@$(BIN)/python docs/generate.py
