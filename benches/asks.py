@@ -18,6 +18,8 @@ class Ask:
     body: Mapping[str, Any]
     """Of `POST /v1/messages`, without `model` and `stream`."""
     form: Form | None = None
+    counted: int | None = None
+    """Tokens of the prompt as the server's `count_tokens` says, where it was asked."""
 
     @property
     def max_tokens(self) -> int:

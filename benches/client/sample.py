@@ -66,3 +66,8 @@ class Sample:
     counted: int | None = None
     """Tokens of the prompt as `count_tokens` says, where that was asked."""
     failure: Failure | None = None
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of the answer that came."""
+        return 0 if self.first_token is None else len(self.gaps) + 1
