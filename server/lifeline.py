@@ -15,6 +15,7 @@ import select
 import signal
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -34,14 +35,18 @@ def announce() -> None:
 
 
 def hold() -> None:
-    """Live no longer than the server. Without an announcement, in the server itself, or the second
-    time, nothing happens."""
+    """Live no longer than the server, and out of reach of its terminal. Without an announcement,
+    in the server itself, or the second time, nothing happens."""
     global _held
     announced = os.environ.get(VARIABLE, "")
     server = int(announced) if announced.isdecimal() else 0
     if _held or server in (0, os.getpid()):
         return
     _held = True
+    # Ctrl-C is sent to all of a terminal's processes; but open answers are to be finished, and the
+    # server itself says when the engine is to end.
+    with suppress(PermissionError):
+        os.setsid()
     try:
         handle = os.pidfd_open(server)
     except ProcessLookupError:

@@ -22,13 +22,14 @@ requests = logging.getLogger("senryu.requests")
 
 # What looks in every few seconds is not worth a line when all is well.
 _KNOCKS = ("/", "/api/hello", "/health", "/metrics")
-_OURS = "senryu"
+_OURS, _ENGINE = "senryu", "vllm"
 
 
 def configure(settings: ServerSettings, stream: TextIO | None = None) -> logging.Handler:
     """From now on all that this process logs goes to `stream` (stderr), in the form that is set:
-    requests and our own notes, and the warnings of libraries."""
+    requests and our own notes, and the warnings of libraries. The engine has a log of its own."""
     handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(lambda record: record.name.partition(".")[0] != _ENGINE)
     shows = settings.log_prompts
     handler.setFormatter(AsJson(shows) if settings.log_format == "json" else AsText(shows))
     root = logging.getLogger()

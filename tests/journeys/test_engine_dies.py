@@ -39,11 +39,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             env=os.environ | {"SENRYU_DATA": str(folder / "data")},
             stdout=file,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield when_ready(process, output)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, output.read_text()
+        assert process.wait(60) == 0, output.read_text()  # the last test has told it to stop
         assert "Traceback" not in output.read_text()
     finally:
         process.kill()
@@ -90,3 +90,15 @@ def test_answers_fail_then_wait_and_then_come_again(tiny: Served) -> None:
         assert not gone_within(30, [pid for pid in before if pid == victim])
     after = set(descendants(tiny.pid))
     assert len(after) <= len(before), "nothing of the dead one is left"
+
+
+def test_ctrl_c_in_the_terminal_lets_an_open_answer_finish(tiny: Served) -> None:
+    """A terminal sends it to all that the server has started."""
+    asked = QUESTION | {"max_tokens": 300, "stream": True}
+    with httpx.stream("POST", f"{tiny.url}/v1/messages", json=asked, timeout=120) as reply:
+        lines = reply.iter_lines()
+        assert any("content_block_delta" in line for line in lines)
+        os.killpg(tiny.pid, signal.SIGINT)
+        rest = list(lines)
+    assert "event: message_stop" in rest
+    assert "event: error" not in rest

@@ -300,3 +300,10 @@ async def test_a_client_that_left_has_its_line(
     [line] = shown.lines
     assert (line["state"], line["output_tokens"], line["status"]) == ("left", 1, 200)
     assert "error" not in line
+
+
+def test_what_the_engine_says_is_in_its_own_log(logging_as: Callable[..., Log]) -> None:
+    shown = logging_as(log_format="json")
+    logging.getLogger("vllm.config").warning("a hundred lines while it opens")
+    logging.getLogger("vllmlike").warning("a library's word")
+    assert [line["logger"] for line in shown.lines] == ["vllmlike"]
