@@ -8,9 +8,9 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -140,17 +140,13 @@ async def frames(state: State, ready: Ready) -> AsyncGenerator[bytes, None]:
     begun = False
     try:
         async with _visit(state, ready) as visit:
-            with traffic.answer():
+            with blaming(), traffic.answer():
                 async with aclosing(run_turn(ready.form.turn, visit)) as events:
                     async for event in events:
                         if isinstance(event, TurnEnded):
                             await visit.done(event.usage, event.stop_reason)
                         yield frame(event, extras)
                         begun = True
-    except EngineError as error:
-        if not begun:
-            raise blamed(error) from error
-        yield error_frame(blamed(error), request_id)
     except ApiError as error:
         if not begun:
             raise
@@ -178,20 +174,17 @@ async def _folded(
     state: State, ready: Ready, visit: Visit, batched: Batched | None = None
 ) -> Answer:
     traffic: Traffic = state.traffic
-    try:
-        async with visit:
-            with traffic.answer():
-                async with aclosing(run_turn(ready.form.turn, visit)) as events:
-                    answer = await fold(events)
-            if batched is None:
-                await visit.done(answer.usage, answer.stop_reason)
-            else:
-                message = encoded(message_body(answer, ready.extras, tier="batch"))
-                if not await visit.kept(answer.usage, answer.stop_reason, batched.keep(message)):
-                    raise NotReady("The ledger does not know this request any longer")
-            return answer
-    except EngineError as error:
-        raise blamed(error) from error
+    async with visit:
+        with blaming(), traffic.answer():
+            async with aclosing(run_turn(ready.form.turn, visit)) as events:
+                answer = await fold(events)
+        if batched is None:
+            await visit.done(answer.usage, answer.stop_reason)
+        else:
+            message = encoded(message_body(answer, ready.extras, tier="batch"))
+            if not await visit.kept(answer.usage, answer.stop_reason, batched.keep(message)):
+                raise NotReady("The ledger does not know this request any longer")
+        return answer
 
 
 def _visit(state: State, ready: Ready, batched: Batched | None = None) -> Visit:
@@ -329,3 +322,13 @@ def blamed(error: EngineError) -> ApiError:
     if isinstance(error, EngineGone) and error.seconds is not None:
         return NotReady(str(error), retry_after=error.seconds)
     return EngineFailed(str(error))
+
+
+@contextmanager
+def blaming() -> Iterator[None]:
+    """Turns an engine's failure into what the client is told, so that all who hear of it hear the
+    same."""
+    try:
+        yield
+    except EngineError as error:
+        raise blamed(error) from error

@@ -29,6 +29,8 @@ class Place:
     batch: bool
     gives_way: bool = False
     """Whether somebody waits for it who goes first: its answer is to be broken off."""
+    on_giving_way: Callable[[], None] | None = field(default=None, repr=False)
+    """Called when that begins to be so."""
     _desk: "Desk" = field(repr=False, kw_only=True)
     _seat: asyncio.Future[None] = field(repr=False, kw_only=True)
     _left: bool = False
@@ -177,3 +179,5 @@ class Desk:
                 place.gives_way = True
                 self._yielding += 1
                 wanted -= 1
+                if place.on_giving_way is not None:
+                    place.on_giving_way()

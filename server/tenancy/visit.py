@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -20,7 +21,7 @@ from senryu.server.conversation.messages import Sampling, Usage
 from senryu.server.engine.base import Engine, EngineCard, TokenEvent
 from senryu.server.turn.prompt import Prompt
 from senryu.server.turn.turn import Turn
-from senryu.server.wire.errors import NotReady, Overloaded, TimedOut
+from senryu.server.wire.errors import ApiError, EngineFailed, NotReady, Overloaded, TimedOut
 
 from .account import Ended, Opened, State
 from .desk import Desk, Place
@@ -73,6 +74,9 @@ class Visit:
         self._engine = engine
         self._ended = False
         self._opening: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[bool] | None = None
+        self._broken_off: ApiError | None = None
+        self._waiting: asyncio.Task[Any] | None = None
         self.card: EngineCard = engine.card
         self.cached = 0
         self.written = 0
@@ -99,6 +103,15 @@ class Visit:
                 self._hold, input_tokens=0, output_tokens=0, total_tokens=0, cost=0
             )
             raise
+        self._place.on_giving_way = partial(
+            self._break_off, NotReady("Somebody waits who goes before a batch", retry_after=1)
+        )
+        late = TimedOut(
+            f"The answer took longer than {rules.seconds:g} seconds; ask for less, or have the "
+            "server's operator raise answer_seconds"
+        )
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(self._began + rules.seconds, self._break_off, late)
         for observer in rules.observers:
             observer.opened(opened)
         if rules.ledger is not None:
@@ -112,36 +125,56 @@ class Visit:
         """The engine's answer, once there is a place for it. Raises what the engine raises,
         TimedOut, and NotReady where a batch gives way."""
         loop = asyncio.get_running_loop()
-        deadline = self._began + self._rules.seconds
-        late = TimedOut(
-            f"The answer took longer than {self._rules.seconds:g} seconds; ask for less, or have "
-            "the server's operator raise answer_seconds"
-        )
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._place.seat()
-        except TimeoutError:
-            raise late from None
+        await self._unless_broken_off(self._place.seat)
         self._seated_at = loop.time()
         if self._opened.tier == "batch":
             prompt = replace(prompt, priority=BATCH_PRIORITY)
         async with aclosing(self._engine.generate(prompt, sampling, request_id)) as events:
-            async for event in events:
+            finish = None
+            while finish is None:
+                event = await self._unless_broken_off(lambda: anext(events, None))
+                if event is None:
+                    return
+                finish = event.finish
                 if event.token_ids:
                     if self._first_token_at is None:
                         self._first_token_at = loop.time()
                     self.written += len(event.token_ids)
                 self.cached = max(self.cached, event.cached_tokens)
                 yield event
-                if self._place.gives_way:
-                    raise NotReady("Somebody waits who goes before a batch", retry_after=1)
-                if loop.time() > deadline:
-                    raise late
+            async for _ in events:  # it is complete: the engine ends by itself, nothing is aborted
+                pass
+
+    def _break_off(self, why: ApiError) -> None:
+        """Whoever waits for the engine, or for a place in it, waits no longer. A complete answer
+        is not taken back."""
+        if self._broken_off is None:
+            self._broken_off = why
+            if self._waiting is not None:
+                self._waiting.cancel()
+
+    async def _unless_broken_off(self, wait: Callable[[], Awaitable[Result]]) -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        try:
+            if self._broken_off is None:
+                self._waiting = task
+                return await wait()
+        except asyncio.CancelledError:
+            # Ours is taken back; that of somebody else, who may have come too, goes on.
+            if self._broken_off is None or task.uncancel() > before:
+                raise
+        finally:
+            self._waiting = None
+        raise self._broken_off
 
     async def done(self, usage: Usage, stop_reason: str) -> None:
         """The answer is made: its line is written. Returns when that is on the disk; where it takes
         long, before."""
-        told = self._tell("done", usage, stop_reason)
+        self._leave()
+        told = self._ending("done", usage, stop_reason)
+        self._tell(told)
         if self._rules.ledger is not None:
             writing = asyncio.create_task(self._write(told))
             _keep(writing)
@@ -150,8 +183,16 @@ class Visit:
     async def kept(self, usage: Usage, stop_reason: str, also: Also) -> bool:
         """The same for a request of a batch, once what `also` writes is on the disk in the same
         transaction. False: neither is, for the ledger took this request for lost."""
-        told = self._tell("done", usage, stop_reason)
-        return await asyncio.shield(_keep(asyncio.create_task(self._write(told, also))))
+        self._leave()  # nobody waits for its place while it waits for the disk
+        told = self._ending("done", usage, stop_reason)
+        self._keeping = _keep(asyncio.create_task(self._write_and_tell(told, also)))
+        return await asyncio.shield(self._keeping)  # a server that stops ends the waiting alone
+
+    async def _write_and_tell(self, told: Ended, also: Also) -> bool:
+        kept = await self._write(told, also)
+        if kept:
+            self._tell(told)
+        return kept
 
     async def __aexit__(
         self,
@@ -159,13 +200,19 @@ class Visit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._ended:
-            left = kind is None or issubclass(kind, asyncio.CancelledError | GeneratorExit)
-            told = self._tell(
-                "left" if left else "failed", self._so_far(), None, None if left else error
-            )
-            if self._rules.ledger is not None:
-                _keep(asyncio.create_task(self._write(told)))
+        self._leave()
+        if self._ended or (self._keeping is not None and not self._keeping.done()):
+            return
+        left = kind is None or issubclass(kind, asyncio.CancelledError | GeneratorExit)
+        state: State = "left" if left else "failed"
+        told = self._ending(state, self._so_far(), None, None if left else error)
+        self._tell(told)
+        if self._rules.ledger is not None:
+            _keep(asyncio.create_task(self._write(told)))
+
+    def _leave(self) -> None:
+        self._timer.cancel()
+        self._place.leave()
 
     def _so_far(self) -> Usage:
         """What was used of the engine; of a batch nothing is counted but answers."""
@@ -174,28 +221,18 @@ class Visit:
         usage = self._turn.usage(cached=self.cached, block=self.card.block)
         return replace(usage, output_tokens=self.written)
 
-    def _tell(
+    def _ending(
         self,
         state: State,
         usage: Usage,
         stop_reason: str | None,
         error: BaseException | None = None,
     ) -> Ended:
-        self._ended = True
-        self._place.leave()
-        opened, rules = self._opened, self._rules
-        cost = rules.prices.cost(opened.model, usage, opened.tier)
-        counted = usage.input_tokens + usage.cache_creation_tokens
-        rules.limiter.settle(
-            self._hold,
-            input_tokens=counted,
-            output_tokens=usage.output_tokens,
-            total_tokens=counted + usage.output_tokens,
-            cost=cost,
-        )
+        opened = self._opened
         now = asyncio.get_running_loop().time()
         first = self._first_token_at
-        told = Ended(
+        error_type = error.type if isinstance(error, ApiError) else EngineFailed.type
+        return Ended(
             opened=opened,
             state=state,
             usage=usage,
@@ -203,12 +240,24 @@ class Visit:
             ended_at=now_ms(),
             queued_ms=round(1000 * ((self._seated_at or now) - self._began)),
             first_token_ms=None if first is None else round(1000 * (first - self._began)),
-            cost=cost,
-            error_type=getattr(error, "type", None) or (type(error).__name__ if error else None),
+            cost=self._rules.prices.cost(opened.model, usage, opened.tier),
+            error_type=None if error is None else error_type,
         )
-        for observer in rules.observers:
+
+    def _tell(self, told: Ended) -> None:
+        """The limits and the observers hear how it ended, once."""
+        self._ended = True
+        usage = told.usage
+        counted = usage.input_tokens + usage.cache_creation_tokens
+        self._rules.limiter.settle(
+            self._hold,
+            input_tokens=counted,
+            output_tokens=usage.output_tokens,
+            total_tokens=counted + usage.output_tokens,
+            cost=told.cost,
+        )
+        for observer in self._rules.observers:
             observer.ended(told)
-        return told
 
     async def _write(self, told: Ended, also: Also | None = None) -> bool:
         ledger = self._rules.ledger
