@@ -21,7 +21,7 @@ from senryu.server.conversation.messages import Sampling, Usage
 from senryu.server.engine.base import Engine, EngineCard, TokenEvent
 from senryu.server.turn.prompt import Prompt
 from senryu.server.turn.turn import Turn
-from senryu.server.wire.errors import ApiError, EngineFailed, NotReady, Overloaded, TimedOut
+from senryu.server.wire.errors import ApiError, EngineFailed, NotReady, RateLimited, TimedOut
 
 from .account import Ended, Opened, State
 from .desk import Desk, Place
@@ -88,20 +88,19 @@ class Visit:
         opened, rules = self._opened, self._rules
         batch = opened.tier == "batch"
         most = rules.prices.most(opened.model, opened.prompt_tokens, opened.max_tokens, opened.tier)
-        self._hold: Hold = rules.limiter.hold(
-            opened.caller,
-            input_tokens=opened.prompt_tokens,
-            output_tokens=opened.max_tokens,
-            cost=most,
-            paced=not batch,
-        )
         whose = opened.caller.key_id or ""
+        # First the queue: who is turned away there has used nothing of its limits.
+        self._place: Place = rules.desk.place(whose, opened.prompt_tokens, batch=batch)
         try:
-            self._place: Place = rules.desk.place(whose, opened.prompt_tokens, batch=batch)
-        except Overloaded:
-            rules.limiter.settle(
-                self._hold, input_tokens=0, output_tokens=0, total_tokens=0, cost=0
+            self._hold: Hold = rules.limiter.hold(
+                opened.caller,
+                input_tokens=opened.prompt_tokens,
+                output_tokens=opened.max_tokens,
+                cost=most,
+                paced=not batch,
             )
+        except RateLimited:
+            self._place.leave()
             raise
         self._place.on_giving_way = partial(
             self._break_off, NotReady("Somebody waits who goes before a batch", retry_after=1)

@@ -149,7 +149,7 @@ async def test_who_is_turned_away_has_lost_nothing_of_its_limits(
     waits: Waits, client_of: Any
 ) -> None:
     """All that an answer may need is held for it, but not for one that was never to be."""
-    limits = ("concurrent_requests=1", "tokens_per_day=150")
+    limits = ("requests_per_minute=2", "concurrent_requests=1", "tokens_per_day=150")
     keys = ("ann=k1", "bob=k2", "cy=k3")
     engine, url = waits(api_keys=keys, api_key="admin", key_limits=limits, max_queued_tokens=70)
     ann, bob, cy = (client_of(url, key) for key in ("k1", "k2", "k3"))
