@@ -53,11 +53,14 @@ class Sample:
     """When it was to be sent. In a closed loop that is when it was; in an open one the server may
     have kept the client from it, and waiting counts from here."""
     sent: float
+    """When its first byte left, over a connection that was free or had to be made."""
     ended: float
+    late: float = 0.0
+    """Seconds from `due` to when the client turned to it: what the client itself lost."""
     first_token: float | None = None
     """When the first piece of the answer came that holds something."""
     last_token: float | None = None
-    gaps: array[float] = field(default_factory=lambda: array("d"))
+    gaps: "array[float]" = field(default_factory=lambda: array("d"))
     """Seconds between two such pieces that follow each other; 0 for those that came in one read."""
     asked_tokens: int
     """`max_tokens`."""
