@@ -257,7 +257,7 @@ async def test_a_bad_reply_is_a_fault(telling: Telling, reply: Any, kind: Kind, 
 @pytest.mark.parametrize("before", [(), (HEAD,), (CHUNKED + chunk(EVENTS[0]),)])
 async def test_silence_ends_it(telling: Telling, before: tuple[bytes, ...]) -> None:
     told = await telling((*before, WAIT))
-    assert await fault(told, patience=0.1) == ("silent", "nothing came for 0.1 seconds")
+    assert await fault(told, patience=0.5) == ("silent", "nothing came for 0.5 seconds")
 
 
 async def test_patience_is_for_silence_and_not_for_the_whole(

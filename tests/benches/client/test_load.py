@@ -187,9 +187,9 @@ async def test_what_came_before_a_failure_is_told_with_it(telling: Telling, ask:
 async def test_a_stall_is_silence_before_the_stream_and_in_it(
     telling: Telling, ask: Asking
 ) -> None:
-    assert (await failed(await telling((WAIT,)), ask(), patience=0.1)).kind == "silent"
+    assert (await failed(await telling((WAIT,)), ask(), patience=0.5)).kind == "silent"
     stalls = await telling((reply(BEGUN, content_length="900"), WAIT))
-    sample = await sampled(stalls, ask(), patience=0.3)
+    sample = await sampled(stalls, ask(), patience=0.5)
     assert sample.failure is not None
     assert sample.failure.kind == "silent"
 
@@ -280,7 +280,7 @@ async def test_an_open_loop_keeps_its_times_and_tells_its_own_delay(
     planned = schedule(10, rate=200.0, seed=3)
     first = due[0] - planned[0]
     for time in planned:
-        assert any(abs(each - first - time) < 1e-9 for each in due)
+        assert any(abs(each - first - time) < 1e-6 for each in due)
 
 
 @pytest.mark.parametrize("open_", [False, True])
