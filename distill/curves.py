@@ -15,6 +15,8 @@ from html import escape
 
 POINTS = 400
 """More than these cannot be told apart on a screen; so many stretches are averaged."""
+_FEW = 20
+"""Points that stand apart from each other on a screen."""
 
 # What the drawing is coloured with until the page's own colours take their place.
 _INK = "#010203"
@@ -30,9 +32,16 @@ class Line:
 
 
 def draw(
-    lines: Sequence[Line], *, x: str, y: str, log: bool = False, height: float = 3.4
+    lines: Sequence[Line],
+    *,
+    x: str,
+    y: str,
+    log: bool = False,
+    dots: bool = False,
+    height: float = 3.4,
 ) -> str | None:
-    """The curves in one frame, `log` with a logarithmic scale upwards; None without a point."""
+    """The curves in one frame, `log` with a logarithmic scale upwards, `dots` with one at each
+    point of a line of few; None without a point."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -46,7 +55,15 @@ def draw(
         figure = Figure(figsize=(7.2, height), layout="constrained")
         frame = figure.add_subplot()
         for colour, (name, points) in zip(_LINES, shown, strict=False):
-            frame.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.6)
+            marker = "o" if dots and len(points) <= _FEW else None
+            frame.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                label=name,
+                linewidth=1.6,
+                marker=marker,
+                markersize=5,
+            )
         frame.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
         frame.xaxis.set_major_formatter(EngFormatter(sep=""))
         frame.grid(color=_INK, alpha=0.12, linewidth=0.6)
