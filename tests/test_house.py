@@ -85,6 +85,15 @@ PURE = (
     "server/engine/base.py",
     "server/engine/kv/work.py",
     "server/install_plan.py",
+    "benches/asks.py",
+    "benches/client/sample.py",
+    "benches/comparing.py",
+    "benches/figures.py",
+    "benches/plan.py",
+    "benches/record.py",
+    "benches/table.py",
+    "benches/truth.py",
+    "benches/workloads/base.py",
 )
 NOT_PURE = ("server/turn/turn.py", "server/turn/tokenizer.py")
 IMPURE_MODULES = {
