@@ -15,13 +15,13 @@ from importlib import metadata
 
 import httpx
 
+from senryu.benches.servers import DidNotStart, Running, server
 from senryu.server.device import detect
 
 from .client import Client, Refused
 from .figures import Measured, figures, hit_share, turn_figures, with_probes
 from .replay import Manner, Player
 from .report import Column, Restart, progress, record, restart_table, table, turn_table
-from .servers import DidNotStart, Running, server
 from .session import SMALL, Session, Shape, full, write
 from .stream import Attempt, first_token_seconds
 
@@ -164,6 +164,8 @@ def _restart(name: str, session: Session, arguments: argparse.Namespace) -> Colu
 
 
 def _client(running: Running, arguments: argparse.Namespace) -> Client:
+    if running.api != "messages":
+        raise DidNotStart(f"{running.version} does not speak the Messages API")
     return Client(running.url, key=arguments.api_key, model=arguments.model)
 
 

