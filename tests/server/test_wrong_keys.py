@@ -78,8 +78,10 @@ def with_key(key: str, *, bearer: bool = False) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.slow
 async def test_ten_thousand_wrong_keys_are_ten_thousand_401s_and_leave_nothing(
-    app: ASGIApp,
+    app: ASGIApp, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", logger="senryu.requests")  # pytest keeps each line that is logged
+
     async def attempt(number: int) -> None:
         key = f"sk-senryu-{secrets.token_urlsafe(32)}"
         status, error = await asked(app, with_key(key, bearer=number % 2 == 0))
