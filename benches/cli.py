@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ from .workloads import ALL, FILE, find
 
 if TYPE_CHECKING:
     from .record import Record
+    from .roofline import Reads
     from .run import Found, Watcher
     from .workloads.base import Workload
 
@@ -142,14 +144,23 @@ def _bench(words: Sequence[str]) -> int:
     try:
         workload = find(arguments.workload)
         plan = _plan(arguments, workload)
-        if arguments.weights is not None and not arguments.weights.is_dir():
-            raise ValueError(f"--weights: {arguments.weights} is no folder")
+        reads = _reads(arguments.weights)
         if arguments.url is not None and urlsplit(arguments.url).scheme not in ("http", "https"):
             raise ValueError(f"--url: {arguments.url!r} does not begin with http:// or https://")
     except ValueError as mistake:
         print(f"senryu bench: {mistake}.", file=sys.stderr)
         return 2
-    return _measured(plan, workload, arguments)
+    return _measured(plan, workload, arguments, reads)
+
+
+def _reads(folder: Path | None) -> Reads | None:
+    """What a step of the model reads. Raises ValueError with one sentence."""
+    from .roofline import reads_of
+
+    try:
+        return None if folder is None else reads_of(folder)
+    except (ValueError, KeyError, struct.error) as error:
+        raise ValueError(f"--weights: {error}") from None
 
 
 def _plan(arguments: argparse.Namespace, workload: Workload) -> Plan:
@@ -193,7 +204,9 @@ def _plan(arguments: argparse.Namespace, workload: Workload) -> Plan:
     )
 
 
-def _measured(plan: Plan, workload: Workload, arguments: argparse.Namespace) -> int:
+def _measured(
+    plan: Plan, workload: Workload, arguments: argparse.Namespace, reads: Reads | None
+) -> int:
     from .asking import Unaskable
     from .client.load import Unreachable, run
     from .progress import watcher
@@ -212,7 +225,7 @@ def _measured(plan: Plan, workload: Workload, arguments: argparse.Namespace) -> 
     except KeyboardInterrupt:  # before there was anything to show
         print("Stopped before anything was measured.", file=sys.stderr)
         return 130
-    record = _record(url, model, plan, found, arguments)
+    record = _with_ceilings(_record(url, model, plan, found, arguments), reads)
     print(table(record))
     if arguments.out is not None:
         _write(record, found, arguments)
@@ -267,7 +280,7 @@ def _record(
     return Record(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=_command(plan, arguments),
-        machine=detect(os.environ).summary,
+        machine=detect().summary,
         here=address.hostname in _HERE,
         versions=_versions(),
         # A password that stands in an address is nobody's business.
@@ -279,6 +292,20 @@ def _record(
         notes=tuple(found.notes),
         interrupted=found.interrupted,
     )
+
+
+def _with_ceilings(record: Record, reads: Reads | None) -> Record:
+    """What the machine allows, where it is the server's."""
+    from senryu.server.device import detect
+
+    from .ceilings import here
+
+    if reads is None or not record.levels:
+        return record
+    if not record.here:
+        return replace(record, roofline_from="not known: the server's memory is elsewhere")
+    found, told = here(record.levels, reads, detect())
+    return replace(record, roofline=found, roofline_from=told)
 
 
 def _command(plan: Plan, arguments: argparse.Namespace) -> str:

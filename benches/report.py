@@ -116,7 +116,7 @@ def render(record: Record) -> tuple[str, str | None]:
     except ImportError:
         missing = "The page has no curves: they are drawn with matplotlib, which is not installed."
     sections = [
-        Section("What was measured", (_cards(record), *_notes(record), _levels(record))),
+        Section("What was measured", (_cards(record), *_notes(record), *_levels(record))),
         *([Section("Curves", curves)] if curves else []),
         *_bad(record),
         Section("Whether usage is true", tuple(_usage(record))),
@@ -186,13 +186,17 @@ def _notes(record: Record) -> tuple[Part, ...]:
     return tuple(Text(note) for note in (*stopped, *short, *record.notes))
 
 
-def _levels(record: Record) -> Table:
+def _levels(record: Record) -> tuple[Table, Table]:
+    """How much was done, and how long it took."""
     columns = ["", "requests", "failed", "output tok/s", "total tok/s", "requests/s"]
-    columns += [name for name, _ in TIMES]
     columns += ["goodput/s", "met"] if str(record.plan.slo) else []
     columns += ["from cache"] if any(map(cached, record.levels)) else []
     columns += ["of roofline"] if record.roofline else []
-    return Table(tuple(columns), tuple(_row(record, level) for level in record.levels))
+    waited = [(str(level.level), *times(level)) for level in record.levels]
+    return (
+        Table(tuple(columns), tuple(_row(record, level) for level in record.levels)),
+        Table(("", *(name for name, _ in TIMES)), tuple(waited)),
+    )
 
 
 def _row(record: Record, level: Measured) -> tuple[str, ...]:
@@ -203,7 +207,6 @@ def _row(record: Record, level: Measured) -> tuple[str, ...]:
         f"{rate(level.over(_output))} ({bounds(level.over(_output), rate_of)})",
         rate(level.over(lambda of: of.total_tokens_per_second)),
         rate(level.over(lambda of: of.requests_per_second)),
-        *times(level),
     ]
     if str(record.plan.slo):
         cells.append(rate(level.over(lambda of: of.goodput)))
@@ -217,31 +220,38 @@ def _row(record: Record, level: Measured) -> tuple[str, ...]:
 
 def _curves(record: Record) -> Iterable[Part]:
     """Those for which there is something to draw."""
-    for lines, x, y, caption in (
+    scale, unit = _unit(record)
+    kind = record.levels[0].level.kind if record.levels else ""
+    allowed = ", and what the machine allows" if record.roofline else ""
+    for svg, caption in (
         (
-            _against_throughput(record),
-            "output tokens/s",
-            "seconds",
+            draw(
+                _against_throughput(record), x="output tokens/s", y="seconds", log=True, dots=True
+            ),
             "Latency over throughput, a dot for each level: further to the right is more work "
-            "done, further up is longer waiting.",
+            "done, further up is longer waiting, on a logarithmic scale.",
         ),
         (
-            _distributions(record),
-            "seconds to the first token",
-            "share of requests",
-            "How many requests had their first token after so many seconds, all repeats together.",
+            draw(
+                _distributions(record, scale), x=f"{unit} to the first token", y="share of requests"
+            ),
+            f"How many requests had their first token after so many {unit}, all repeats together.",
         ),
         (
-            _rates(record),
-            record.levels[0].level.kind if record.levels else "",
-            "output tokens/s",
-            "Output by level, a dot for each; with the slowest and the fastest repeat"
-            + (", and what the machine allows." if record.roofline else "."),
+            draw(_speeds(record), x=kind, y="output tokens/s", dots=True),
+            f"Output by level, a dot for each, with the slowest and the fastest repeat{allowed}.",
         ),
     ):
-        svg = draw(lines, x=x, y=y, dots=True) if lines else None
         if svg is not None:
             yield Drawing(svg, caption)
+
+
+def _unit(record: Record) -> tuple[float, str]:
+    """What shows the times to the first token best: how many of it a second has, and its name."""
+    longest = max(
+        (level.first_tokens[-1] for level in record.levels if level.first_tokens), default=1
+    )
+    return (1.0, "seconds") if longest >= 1 else (1000.0, "milliseconds")
 
 
 def _against_throughput(record: Record) -> list[Line]:
@@ -262,15 +272,21 @@ def _against_throughput(record: Record) -> list[Line]:
     return [line for line in lines if line.points]
 
 
-def _distributions(record: Record) -> list[Line]:
+def _distributions(record: Record, scale: float) -> list[Line]:
     return [
-        Line(str(level.level), tuple(zip(level.first_tokens, QUANTILES, strict=True)))
+        Line(
+            str(level.level),
+            tuple(
+                (scale * time, share)
+                for time, share in zip(level.first_tokens, QUANTILES, strict=True)
+            ),
+        )
         for level in record.levels
         if level.first_tokens
     ][:_MOST_LINES]
 
 
-def _rates(record: Record) -> list[Line]:
+def _speeds(record: Record) -> list[Line]:
     if len(record.levels) < 2:
         return []
     found = [(level.level.value, level.over(_output)) for level in record.levels]
@@ -298,8 +314,10 @@ def _usage(record: Record) -> Iterable[Part]:
         (check.name, f"{check.met:,} of {check.of:,}", check.example or "")
         for check in record.truth.checks
     ]
-    if rows:
+    if any(example for _, _, example in rows):
         yield Table(("", "held", "such as"), tuple(rows), numbers=False)
+    elif rows:
+        yield Table(("", "held"), tuple((name, held) for name, held, _ in rows), numbers=False)
 
 
 def _made(record: Record) -> Part:

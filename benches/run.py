@@ -20,7 +20,9 @@ from .truth import Counters, growth
 from .workloads.base import Order, Workload
 
 _SETTLE = 0.3
-"""Seconds after which an engine has counted what it told last."""
+"""Seconds after which an engine has usually counted what it told last."""
+_LOOKS = 10
+"""So often they are asked for, where an engine is late to count."""
 _LATE = 0.1
 """Seconds that a client may be late without a word about it."""
 
@@ -86,7 +88,7 @@ class _Run:
             after: Counters | None = None
             try:
                 await self._asked(level, conversations, str(repeat), samples)
-                after = await self._settled(before)
+                after = await self._settled(before, len(samples))
             finally:
                 # Also of a repeat that was stopped: what it has heard counts.
                 told: Figures | None = None
@@ -157,11 +159,15 @@ class _Run:
             # The client has put away what was running, and came back instead of breaking off.
             raise asyncio.CancelledError
 
-    async def _settled(self, before: Counters | None) -> Counters | None:
-        if before is None:
-            return None
-        await asyncio.sleep(_SETTLE)
-        return await self._asker.counters()
+    async def _settled(self, before: Counters | None, requests: int) -> Counters | None:
+        """The counters when they have all that was answered, or as they are at last."""
+        after = before
+        for _ in range(_LOOKS):
+            if before is None or after is None or after.requests - before.requests >= requests:
+                break
+            await asyncio.sleep(_SETTLE)
+            after = await self._asker.counters()
+        return after
 
     def conclude(self) -> None:
         """Writes down what one has to know to read the figures."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from senryu.benches import ceilings
 from senryu.benches.cli import main
 from senryu.benches.record import read
 from senryu.server.engine.scripted import ScriptedEngine
@@ -121,6 +122,30 @@ def test_without_an_address_our_own_server_is_started_and_sent_a_batch(
     assert level["usage"] == "true"
 
 
+def test_with_its_weights_each_level_is_also_a_share_of_what_the_machine_allows(
+    bench: Any, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """512 bytes of weights and 512 a token, at a megabyte a second."""
+    head = json.dumps({"w": {"dtype": "I8", "shape": [512], "data_offsets": [0, 512]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(
+        len(head).to_bytes(8, "little") + head + bytes(512)
+    )
+    config = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(ceilings, "bandwidth", lambda kind: 1e6)
+    words = ("--url", serve().url, "--concurrency", "2", "--weights", str(tmp_path), *SMALL)
+    said = bench(*words)
+    assert said.status == 0, said.err
+    repeats = said.line["levels"][0]["repeats"]
+    prompt, output = (
+        sum(each[name] for each in repeats) / 6 for name in ("prompt_tokens", "output_tokens")
+    )
+    (allowed,) = said.line["roofline"]
+    expected = 2 * 1e6 / (512 + 2 * (prompt + output / 2) * 512)
+    assert allowed["tokens_per_second"] == pytest.approx(expected, rel=1e-5)
+    assert "roofline" in said.out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -133,7 +158,7 @@ def test_without_an_address_our_own_server_is_started_and_sent_a_batch(
         (("--workload", "batch", "--rate", "1"), "sends one batch"),
         (("--workload", "batch", "--api", "openai"), "only the Messages API has batches"),
         (("--url", "localhost:8765"), "does not begin with http"),
-        (("--weights", "nix"), "--weights: nix is no folder"),
+        (("--weights", "nix"), "--weights: nix has no config.json"),
         (("--requests", "0"), "'0' is no number from 1 on"),
         (("--patience", "nan"), "'nan' is no number of seconds"),
         (("--rate", "1", "--concurrency", "1"), "not allowed with"),

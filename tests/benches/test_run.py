@@ -155,6 +155,26 @@ async def test_usage_is_held_against_count_tokens_and_the_engines_counters(sampl
     assert ENGINE in {check.name for check in level.truth.checks}
 
 
+class Late(Server):
+    """Counts what it answered a while later."""
+
+    def __init__(self, sample: Make) -> None:
+        super().__init__(sample)
+        self._looks = 0
+
+    async def counters(self) -> Counters | None:
+        self._looks += 1
+        told = await super().counters()
+        late = self._looks % 4 and self.requests
+        return Counters(prompt=0, output=0, requests=0) if late else told
+
+
+async def test_an_engine_that_is_late_to_count_is_waited_for(sample: Make) -> None:
+    found, _ = await measured(Late(sample), ONE, warm_up=0, repeats=1)
+    assert ENGINE in {check.name for check in found.levels[0].truth.checks}
+    assert found.levels[0].truth.verdict == "true"
+
+
 async def test_a_server_that_lies_is_found_out(sample: Make) -> None:
     lying = Server(sample, usage=Usage(input=39, output=4))
     found, _ = await measured(lying, ONE)
