@@ -58,10 +58,16 @@ def main(argv: Sequence[str]) -> int:
                 return _bench(words)
     except SystemExit as leave:  # argparse has said why
         return leave.code if isinstance(leave.code, int) else 2
+    except BrokenPipeError:
+        raise  # a reader that left, as `head` does: the front door knows
     except OSError as problem:
-        where = f"{problem.filename}: " if problem.filename else ""
-        print(f"{where}{problem.strerror or problem}.", file=sys.stderr)
+        print(f"senryu bench: {_sentence(problem)}.", file=sys.stderr)
         return 1
+
+
+def _sentence(problem: OSError) -> str:
+    where = f"{problem.filename}: " if problem.filename else ""
+    return f"{where}{problem.strerror or problem}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,10 +153,20 @@ def _bench(words: Sequence[str]) -> int:
         reads = _reads(arguments.weights)
         if arguments.url is not None and urlsplit(arguments.url).scheme not in ("http", "https"):
             raise ValueError(f"--url: {arguments.url!r} does not begin with http:// or https://")
+        if arguments.out is not None:
+            _made(arguments.out)
     except ValueError as mistake:
         print(f"senryu bench: {mistake}.", file=sys.stderr)
         return 2
     return _measured(plan, workload, arguments, reads)
+
+
+def _made(folder: Path) -> None:
+    """Now, and not when all is measured. Raises ValueError with one sentence."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ValueError(f"--out: {_sentence(problem)}") from None
 
 
 def _reads(folder: Path | None) -> Reads | None:
@@ -227,9 +243,9 @@ def _measured(
         return 130
     record = _with_ceilings(_record(url, model, plan, found, arguments), reads)
     print(table(record))
+    print(record.line())
     if arguments.out is not None:
         _write(record, found, arguments)
-    print(record.line())
     if found.interrupted:
         return 130
     return 0 if any(sample.failure is None for _, _, sample in found.samples) else 1
@@ -241,7 +257,7 @@ def _server(url: str | None) -> Iterator[str]:
     from .servers import server
 
     if url is not None:
-        yield url.rstrip("/")
+        yield url.rstrip("/").removesuffix("/v1")  # as clients of the other API write it
         return
     print("starting senryu serve …", file=sys.stderr, flush=True)
     with server("senryu") as running:

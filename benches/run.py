@@ -123,7 +123,7 @@ class _Run:
     def stop(self, stopped: asyncio.CancelledError) -> None:
         """Says how far it came."""
         self.found.interrupted = True
-        (running,) = stopped.args if len(stopped.args) == 1 else (None,)
+        running = sum(told for told in stopped.args if isinstance(told, int))
         left_out = f"; left out are those that were running: {running}" if running else ""
         where = f" in {self._where}, when {self._ended} of its {self._requests} requests had ended"
         self.found.notes.append(f"It was stopped{where if self._where else ''}{left_out}.")

@@ -46,7 +46,7 @@ def test_it_measures_a_server_and_writes_what_it_found(
 ) -> None:
     url = serve(window=100_000).url
     out = tmp_path / "out"
-    words = ("--url", f"{url}/", "--concurrency", "1,2", "--input", "400", "--slo", "ttft=60")
+    words = ("--url", f"{url}/v1/", "--concurrency", "1,2", "--input", "400", "--slo", "ttft=60")
     said = bench(*words, *SMALL, "--out", str(out))
     assert said.status == 0, said.err
     assert f"messages at {url}, model scripted" in said.out
@@ -172,6 +172,14 @@ def test_a_mistake_is_one_sentence(bench: Any, words: tuple[str, ...], said: str
     assert found.status == 2
     assert said in found.err
     assert not found.out
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = bench("--url", "http://127.0.0.1:1", "--out", str(tmp_path / "file"))
+    assert found.status == 2
+    assert "--out: " in found.err
+    assert "File exists" in found.err
 
 
 def test_requests_of_a_file_have_no_other_size(bench: Any, tmp_path: Path) -> None:
