@@ -66,6 +66,10 @@ class ServerSettings:
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """`auto` looks for an NVIDIA GPU; `gpu` and `cpu` insist."""
 
+    profile: Literal["latency", "balanced", "throughput"] = "balanced"
+    """What the engine is tuned for: `latency` for few streams, each of them fast; `throughput` for
+    many at once, and prompts that are read in large pieces while others wait."""
+
     window: int | None = None
     """Tokens of prompt and answer together. Left out: what the model was trained for, as far
     as the KV memory holds it once."""

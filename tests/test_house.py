@@ -60,8 +60,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "senryu.server.manifest",
         "senryu.server.settings",
         "senryu.server.device",
-        "senryu.server.engine.model_folder",  # another server is started on the same model
-        "senryu.server.engine.vllm_arguments",  # ... with the same settings of its engine
+        "senryu.server.engine",  # others are started on the same model and settings, or on it bare
+        "senryu.server.conversation",  # the prompts of which are made as the server makes them
+        "senryu.server.turn",
         "senryu.distill",  # trained side by side with others' trainers
         "senryu.quant",  # quantized side by side with others' quantizers
     ),
@@ -82,6 +83,7 @@ PURE = (
     "server/conversation",
     "server/turn",
     "server/engine/vllm_arguments.py",
+    "server/engine/profiles.py",
     "server/engine/base.py",
     "server/engine/kv/work.py",
     "server/install_plan.py",

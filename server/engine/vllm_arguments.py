@@ -16,6 +16,7 @@ from senryu.server.settings import ServerSettings
 from senryu.server.turn.dialects.base import Dialect
 
 from .base import Choice, EngineError
+from .profiles import tuned
 
 GIB = 2**30
 LONG_PROMPT = 256
@@ -155,9 +156,10 @@ def vllm_arguments(
         choices.append(_threads(settings, environment, device))
         # A step that reads 2,048 tokens takes 9 seconds here, and all others wait for it. So a long
         # prompt is read a little at a time, with room beside it for the next one that comes.
-        window = settings.window or model.trained_window or LONG_PROMPT
-        engine["long_prefill_token_threshold"] = min(LONG_PROMPT, window)
-        engine["max_num_batched_tokens"] = max(2 * LONG_PROMPT, settings.max_streams or 0)
+        engine["long_prefill_token_threshold"] = LONG_PROMPT
+        engine["max_num_batched_tokens"] = 2 * LONG_PROMPT
+    choices.append(_tune(settings, engine, on_cpu))
+    _fit_steps(settings, engine, model)
     tended = None
     if _newer_than(build, _TIERS_SINCE):
         engine["scheduler_cls"] = "senryu.server.engine.kv.telling.scheduler"
@@ -173,6 +175,28 @@ def vllm_arguments(
         dialect=model.dialect,
         tended=tended,
     )
+
+
+def _tune(settings: ServerSettings, engine: dict[str, Any], on_cpu: bool) -> Choice:
+    """What the profile sets; where a setting says how many streams, that holds."""
+    for each in tuned(settings.profile, on_cpu=on_cpu, compiled=not engine["enforce_eager"]):
+        if each.name != "max_num_seqs" or not settings.max_streams:
+            engine[each.name] = each.value
+    if settings.profile == "balanced":
+        return Choice("profile", "balanced", "some of both, the default")
+    return Choice("profile", settings.profile, "the profile setting")
+
+
+def _fit_steps(settings: ServerSettings, engine: dict[str, Any], model: ModelFacts) -> None:
+    """vLLM wants room for a token of each stream in a step, and no piece of a prompt that is longer
+    than the window."""
+    if "max_num_batched_tokens" in engine:
+        least = settings.max_streams or 0
+        engine["max_num_batched_tokens"] = max(engine["max_num_batched_tokens"], least)
+    if "long_prefill_token_threshold" in engine:
+        most = settings.window or model.trained_window or LONG_PROMPT
+        threshold = engine["long_prefill_token_threshold"]
+        engine["long_prefill_token_threshold"] = min(threshold, most)
 
 
 def _newer_than(build: str, since: tuple[int, int]) -> bool:
@@ -226,8 +250,10 @@ def _offload(
     choices.append(Choice("KV in memory", f"{size / GIB:.1f} GiB beside the GPU's", why))
     if settings.kv_files_gib:
         # vLLM tells models apart by their path alone, and what lies there may change; so may the
-        # order of the bytes from one vLLM or GPU to the next.
+        # order of the bytes from one vLLM or GPU to the next, and their type with the profile.
         same = f"{storage.weights} {build} {device.name}"
+        if kv := engine.get("kv_cache_dtype"):
+            same += f" {kv}"
         name = hashlib.sha256(same.encode()).hexdigest()[:32]
         tiers = [{"type": "fs", "root_dir": f"{storage.folder}/{GPU_FOLDERS}{name}"}]
         choices.append(_files_choice(settings, storage))
