@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,12 +27,16 @@ from senryu.benches.client.messages import MESSAGES
 from senryu.benches.client.openai import OPENAI
 from senryu.benches.figures import Slo, figures, span
 from senryu.benches.plan import read_levels
+from senryu.benches.roofline import mean_context, reads_of
 from senryu.benches.servers import DidNotStart, Running, server
 from senryu.benches.shapes import SHAPES, make
 from senryu.benches.workloads import find
 from senryu.server.device import detect
 from senryu.server.engine.base import EngineError
 from senryu.server.engine.model_folder import EMBEDDED, find_model, read_facts
+from senryu.server.engine.profiles import tuned
+from senryu.server.layers import load as load_settings
+from senryu.server.settings import ServerSettings
 from senryu.server.turn.tokenizer import open_tokenizer
 
 from .asks import Load, Reader, Unsuited, as_ids, loads
@@ -136,7 +141,26 @@ def _measured(
         except (DidNotStart, Unreachable) as error:
             failures.append(f"{name}, round {number}: {error}")
             print(f"  {error}", file=sys.stderr, flush=True)
-    return _told(turns, failures, versions, seed, arguments)
+    limits = {
+        **asdict(reads_of(folder, kv_dtype=_kv_dtype())),
+        "contexts": {load.concurrency: _context(load, reader) for load in written},
+    }
+    about = {"versions": versions, "seed": seed, "limits": limits}
+    return _told(turns, failures, about, arguments)
+
+
+def _kv_dtype() -> str:
+    """Of the engine that is measured, where its profile says one."""
+    settings = load_settings(ServerSettings, table="server", environment=os.environ, flags={})
+    device = detect({**os.environ, "SENRYU_DEVICE": settings.settings.device})
+    rows = tuned(settings.settings.profile, on_cpu=device.kind == "cpu", compiled=True)
+    return next((str(row.value) for row in rows if row.name == "kv_cache_dtype"), "auto")
+
+
+def _context(load: Load, reader: Reader) -> float:
+    """Tokens of a stream's context, in the middle of an answer."""
+    asks = as_ids(load, reader)["asks"]
+    return statistics.mean(mean_context(len(each["ids"]), each["max_tokens"]) for each in asks)
 
 
 def _model(asked: str, scratch: Path) -> Path:
@@ -176,7 +200,18 @@ def _turn(running: Running, number: int, load: Load) -> Turn:
         seconds=found.seconds,
         ttft=found.ttft.p50 if found.ttft else None,
         cpu_seconds=None if before is None or after is None else after - before,
+        gpu_mib=_gpu_mib(),
     )
+
+
+def _gpu_mib() -> int | None:
+    """What is taken of the first GPU's memory, by whomever; None where there is no GPU."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return int(done.stdout.split()[0])
+    except (OSError, IndexError, ValueError, subprocess.TimeoutExpired):
+        return None
 
 
 def _bare(
@@ -201,8 +236,7 @@ def _bare(
 def _told(
     turns: Sequence[Turn],
     failures: Sequence[str],
-    versions: Mapping[str, str],
-    seed: str,
+    about: Mapping[str, Any],
     arguments: argparse.Namespace,
 ) -> int:
     if turns:
@@ -214,9 +248,8 @@ def _told(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.summary,
         "load_average": os.getloadavg(),
-        "versions": dict(versions),
+        **about,
         "asked": {name: str(value) for name, value in vars(arguments).items() if value is not None},
-        "seed": seed,
         "settings": {name: value for name, value in os.environ.items() if _shows(name)},
         "failures": list(failures),
         "turns": [

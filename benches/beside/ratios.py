@@ -25,6 +25,8 @@ class Turn:
     """Median of the seconds to the first token."""
     cpu_seconds: float | None
     """Of the process that answers HTTP; None where it is not ours to look at."""
+    gpu_mib: int | None = None
+    """Taken of the GPU's memory; engines take for their KV what is left."""
 
     @property
     def speed(self) -> float:
