@@ -28,6 +28,7 @@ from .record import Measured, Record
 from .table import (
     DASH,
     TIMES,
+    any_cached,
     bounds,
     cached,
     described,
@@ -48,6 +49,7 @@ SAMPLES = "samples.jsonl"
 PAGE = "report.html"
 _MOST_LINES = 5
 """More curves than these nobody tells apart."""
+_ABOVE = "Medians of the repeats; what the words mean, and whether to believe them, stands below."
 _WORDS = (
     (
         "Output tokens/s",
@@ -116,7 +118,9 @@ def render(record: Record) -> tuple[str, str | None]:
     except ImportError:
         missing = "The page has no curves: they are drawn with matplotlib, which is not installed."
     sections = [
-        Section("What was measured", (_cards(record), *_notes(record), *_levels(record))),
+        Section(
+            "What was measured", (_cards(record), Text(_ABOVE), *_notes(record), *_levels(record))
+        ),
         *([Section("Curves", curves)] if curves else []),
         *_bad(record),
         Section("Whether usage is true", tuple(_usage(record))),
@@ -190,7 +194,7 @@ def _levels(record: Record) -> tuple[Table, Table]:
     """How much was done, and how long it took."""
     columns = ["", "requests", "failed", "output tok/s", "total tok/s", "requests/s"]
     columns += ["goodput/s", "met"] if str(record.plan.slo) else []
-    columns += ["from cache"] if any(map(cached, record.levels)) else []
+    columns += ["from cache"] if any_cached(record) else []
     columns += ["of roofline"] if record.roofline else []
     waited = [(str(level.level), *times(level)) for level in record.levels]
     return (
@@ -211,7 +215,7 @@ def _row(record: Record, level: Measured) -> tuple[str, ...]:
     if str(record.plan.slo):
         cells.append(rate(level.over(lambda of: of.goodput)))
         cells.append(percent(level.over(lambda of: of.met_share)))
-    if any(map(cached, record.levels)):
+    if any_cached(record):
         cells.append(percent(cached(level)))
     if record.roofline:
         cells.append(percent(of_roofline(record, level)))
@@ -238,7 +242,7 @@ def _curves(record: Record) -> Iterable[Part]:
             f"How many requests had their first token after so many {unit}, all repeats together.",
         ),
         (
-            draw(_speeds(record), x=kind, y="output tokens/s", dots=True),
+            draw(_speeds(record), x=kind, y="output tokens/s", log=bool(allowed), dots=True),
             f"Output by level, a dot for each, with the slowest and the fastest repeat{allowed}.",
         ),
     ):

@@ -99,7 +99,7 @@ def _further(record: Record) -> Iterator[tuple[str, Callable[[Measured], str]]]:
     if str(record.plan.slo):
         yield "goodput/s", lambda level: rate(level.over(lambda of: of.goodput))
         yield "met", lambda level: percent(level.over(lambda of: of.met_share))
-    if any(found and found.high > 0 for found in map(cached, levels)):
+    if any_cached(record):
         yield "cached", lambda level: percent(cached(level))
     if record.roofline:
         yield "roofline", lambda level: percent(of_roofline(record, level))
@@ -109,6 +109,11 @@ def _further(record: Record) -> Iterator[tuple[str, Callable[[Measured], str]]]:
 
 def cached(level: Measured) -> Range | None:
     return level.over(lambda of: of.cached)
+
+
+def any_cached(record: Record) -> bool:
+    """Whether anything was found in a cache, as far as the server says."""
+    return any(found and found.high > 0 for found in map(cached, record.levels))
 
 
 def of_roofline(record: Record, level: Measured) -> Range | None:

@@ -44,7 +44,14 @@ def draw(
     point of a line of few; None without a point."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, LogFormatter
+
+    class Plain(LogFormatter):  # type: ignore[misc]  # it has no types
+        """Which marks have words is matplotlib's choice; the words are 0.2 and not 2 times 10 to
+        the power of -1."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
 
     shown = [(line.name, thinned(line.points, log=log)) for line in lines[: len(_LINES)]]
     shown = [(name, points) for name, points in shown if points]
@@ -66,6 +73,9 @@ def draw(
             )
         frame.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
         frame.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if log:
+            frame.yaxis.set_major_formatter(Plain())
+            frame.yaxis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
         frame.grid(color=_INK, alpha=0.12, linewidth=0.6)
         frame.spines[["top", "right"]].set_visible(False)
         if len(shown) > 1:
