@@ -46,7 +46,7 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogFormatter
 
-    class Plain(LogFormatter):  # type: ignore[misc]  # it has no types
+    class Plain(LogFormatter):
         """Which marks have words is matplotlib's choice; the words are 0.2 and not 2 times 10 to
         the power of -1."""
 
