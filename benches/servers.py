@@ -56,7 +56,6 @@ _SHARED = (
     "max_num_batched_tokens",
     "kv_cache_dtype",
     "speculative_config",
-    "cudagraph_capture_sizes",
 )
 
 
@@ -171,8 +170,6 @@ def vllm_flags(engine: Mapping[str, Any]) -> list[str]:
         flag, value = key.replace("_", "-"), engine[key]
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list | tuple):
-            flags += [f"--{flag}", *map(str, value)]
         else:
             flags.append(f"--{flag}={json.dumps(value) if isinstance(value, dict) else value}")
     tools = ["--enable-auto-tool-choice", "--tool-call-parser=hermes"]

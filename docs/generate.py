@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from senryu.distill import recipe
 from senryu.quant import recipe as quantizing
 from senryu.quant.compare import recipe as comparing
+from senryu.server.engine.profiles import Profile, tuned
 from senryu.server.layers import as_toml, documented
 from senryu.server.serve import FLAGS
 from senryu.server.settings import ServerSettings
@@ -38,8 +39,29 @@ def configuration() -> str:
             "|---|---|---|---|",
             *rows,
             "",
+            "## What a profile sets",
+            "",
+            "`balanced` sets nothing: it is what the engine is started with otherwise. The names",
+            "are vLLM's. Settings of one's own hold before a profile.",
+            "",
+            "| profile | machine | argument | value | why |",
+            "|---|---|---|---|---|",
+            *_profiles(),
+            "",
         ]
     )
+
+
+def _profiles() -> list[str]:
+    rows = []
+    for profile in get_args(Profile):
+        for machine, on_cpu in (("GPU", False), ("CPU", True)):
+            for each in tuned(profile, on_cpu=on_cpu):
+                value = each.value
+                if isinstance(value, dict):
+                    value = ", ".join(f"{name} {part}" for name, part in value.items())
+                rows.append(f"| {profile} | {machine} | `{each.name}` | {value} | {each.why} |")
+    return rows
 
 
 def recipes() -> str:

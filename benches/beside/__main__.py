@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def _kv_dtype() -> str:
     """Of the engine that is measured, where its profile says one."""
     settings = load_settings(ServerSettings, table="server", environment=os.environ, flags={})
     device = detect({**os.environ, "SENRYU_DEVICE": settings.settings.device})
-    rows = tuned(settings.settings.profile, on_cpu=device.kind == "cpu", compiled=True)
+    rows = tuned(settings.settings.profile, on_cpu=device.kind == "cpu")
     return next((str(row.value) for row in rows if row.name == "kv_cache_dtype"), "auto")
 
 
@@ -284,4 +285,6 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    # Told to stop, it ends as it always does: a server that was started is stopped too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -1,6 +1,8 @@
 """What the engine is tuned for: the arguments of vLLM that differ between profiles, each with why.
 
-A table, and the reading of it. `balanced` adds nothing: it is what `vllm_arguments` chooses.
+A table, and the reading of it. `balanced` adds nothing: it is what `vllm_arguments` chooses. CUDA
+graphs are in none of them: vLLM captures those that the number of streams asks for, with room for
+tokens that are guessed, and `compile` says whether.
 """
 
 from dataclasses import dataclass
@@ -16,29 +18,19 @@ class Tuned:
     name: str
     value: Any
     why: str
-    compiled: bool = False
-    """Whether it is only for models that are compiled, into CUDA graphs on a GPU."""
 
-
-_FEW = 32
 
 _GPU: dict[Profile, tuple[Tuned, ...]] = {
     "latency": (
         Tuned(
             name="max_num_seqs",
-            value=_FEW,
+            value=32,
             why="few at a time, each of them fast; more wait",
         ),
         Tuned(
             name="max_num_batched_tokens",
             value=1024,
             why="a step that reads a prompt is half as long, and all others wait for it",
-        ),
-        Tuned(
-            name="cudagraph_capture_sizes",
-            value=tuple(range(1, _FEW + 1)),
-            why="a graph for every number of streams: none computes for seats that are empty",
-            compiled=True,
         ),
         Tuned(
             name="speculative_config",
@@ -104,7 +96,6 @@ _CPU: dict[Profile, tuple[Tuned, ...]] = {
 }
 
 
-def tuned(profile: Profile, *, on_cpu: bool, compiled: bool) -> tuple[Tuned, ...]:
+def tuned(profile: Profile, *, on_cpu: bool) -> tuple[Tuned, ...]:
     """What a profile sets on such a machine."""
-    table = _CPU if on_cpu else _GPU
-    return tuple(each for each in table[profile] if compiled or not each.compiled)
+    return (_CPU if on_cpu else _GPU)[profile]

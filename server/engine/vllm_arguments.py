@@ -179,7 +179,7 @@ def vllm_arguments(
 
 def _tune(settings: ServerSettings, engine: dict[str, Any], on_cpu: bool) -> Choice:
     """What the profile sets; where a setting says how many streams, that holds."""
-    for each in tuned(settings.profile, on_cpu=on_cpu, compiled=not engine["enforce_eager"]):
+    for each in tuned(settings.profile, on_cpu=on_cpu):
         if each.name != "max_num_seqs" or not settings.max_streams:
             engine[each.name] = each.value
     if settings.profile == "balanced":

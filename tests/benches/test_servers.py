@@ -147,7 +147,7 @@ def test_vllms_own_server_gets_the_settings_of_our_engine_and_none_of_our_parts(
             "max_model_len": -1,
             "disable_log_stats": True,
             "scheduler_cls": "ours",
-            "cudagraph_capture_sizes": [1, 2],
+            "speculative_config": {"method": "ngram"},
         }
     )
     assert flags == [
@@ -157,9 +157,7 @@ def test_vllms_own_server_gets_the_settings_of_our_engine_and_none_of_our_parts(
         '--limit-mm-per-prompt={"image": 2}',
         "--max-model-len=-1",
         "--block-size=32",
-        "--cudagraph-capture-sizes",
-        "1",
-        "2",
+        '--speculative-config={"method": "ngram"}',
         "--enable-auto-tool-choice",
         "--tool-call-parser=hermes",
         "--enable-prompt-tokens-details",

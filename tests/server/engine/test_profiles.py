@@ -56,9 +56,9 @@ def shown(given: VllmArguments) -> tuple[str, str]:
 @BOTH
 def test_balanced_is_the_default_and_adds_nothing(device: Device) -> None:
     assert ServerSettings().profile == "balanced"
-    assert tuned("balanced", on_cpu=device is CPU, compiled=True) == ()
+    assert tuned("balanced", on_cpu=device is CPU) == ()
     engine = arguments(device).engine
-    assert not {"kv_cache_dtype", "speculative_config", "cudagraph_capture_sizes"} & set(engine)
+    assert not {"kv_cache_dtype", "speculative_config"} & set(engine)
     on_cpu = {"long_prefill_token_threshold": 256, "max_num_batched_tokens": 512}
     steps = ("long_prefill_token_threshold", "max_num_batched_tokens", "max_num_seqs")
     found = {name: engine[name] for name in steps if name in engine}
@@ -73,7 +73,7 @@ def test_the_others_are_told_and_every_argument_has_a_reason(
 ) -> None:
     given = arguments(device, profile=profile)
     assert shown(given) == (profile, "the profile setting")
-    rows = tuned(profile, on_cpu=device is CPU, compiled=not given.engine["enforce_eager"])
+    rows = tuned(profile, on_cpu=device is CPU)
     assert rows
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
@@ -111,13 +111,6 @@ def test_no_piece_of_a_prompt_is_longer_than_the_window(profile: Profile) -> Non
     assert engine["long_prefill_token_threshold"] == 64
 
 
-def test_graphs_are_only_for_models_that_are_compiled() -> None:
-    assert "cudagraph_capture_sizes" in arguments(GPU, profile="latency").engine
-    eager = arguments(GPU, profile="latency", compile=False).engine
-    assert "cudagraph_capture_sizes" not in eager
-    assert "speculative_config" in eager
-
-
 def test_kept_prompts_of_another_type_lie_in_a_folder_of_their_own() -> None:
     def folder(profile: Profile) -> str:
         told = arguments(GPU, profile=profile).engine["kv_transfer_config"]
@@ -137,4 +130,4 @@ def test_another_profile_is_refused_with_a_sentence() -> None:
 def test_vllm_knows_the_arguments_by_these_names(device: Device, profile: Profile) -> None:
     args = pytest.importorskip("vllm.engine.arg_utils", reason="the engine is not installed")
     known = {field.name for field in dataclasses.fields(args.AsyncEngineArgs)}
-    assert {row.name for row in tuned(profile, on_cpu=device is CPU, compiled=True)} <= known
+    assert {row.name for row in tuned(profile, on_cpu=device is CPU)} <= known
