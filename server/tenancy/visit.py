@@ -210,7 +210,9 @@ class Visit:
             _keep(asyncio.create_task(self._write(told)))
 
     def _leave(self) -> None:
+        # Neither knows us any longer: what goes round in a circle stays in memory for minutes.
         self._timer.cancel()
+        self._place.on_giving_way = None
         self._place.leave()
 
     def _so_far(self) -> Usage:
