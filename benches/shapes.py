@@ -1,9 +1,9 @@
 """Models of known shapes and random weights: what they cost to run is true, what they say is noise.
 
 Comes in: the name of a shape, a scheme, a folder that has a tokenizer. Goes out: a model folder.
-Greedy answers never end before `max_tokens`: what would end them, and every other token that is not
-text, has a row of zeros in the output head, and so the same score of nought in every step, which
-the highest of many random ones passes.
+Greedy answers never end before `max_tokens`, and each of their tokens can be seen: one that ends an
+answer, is blank, or is a part of a character has a row of zeros in the output head, and so a score
+of nought in every step, which the highest of many random ones passes.
 """
 
 import json
@@ -53,7 +53,7 @@ SHAPES = {
         kv_heads=1,
         head_size=32,
         vocabulary=None,
-        tied=True,
+        tied=False,  # one whose head is its embedding says the last word again and again
         group=32,
     ),
     "4b": Shape(  # as Qwen3-4B
@@ -110,11 +110,18 @@ def make(
 
 
 def _words(tokenizer_of: Path) -> tuple[int, list[int], int]:
-    """How many tokens there are, which of them are no text, and the one that ends an answer."""
+    """How many tokens there are, which of them nobody would see, and which one ends an answer."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    return len(tokenizer), sorted(tokenizer.all_special_ids), tokenizer.eos_token_id
+    special = set(tokenizer.all_special_ids)
+    texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
+    unseen = [
+        number
+        for number, text in enumerate(texts)
+        if number in special or not text.strip() or "\ufffd" in text
+    ]
+    return len(tokenizer), unseen, tokenizer.eos_token_id
 
 
 def _files(

@@ -37,7 +37,9 @@ def test_a_shape_weighs_what_it_says(
     assert ("quantization_config" in config) == (scheme == "w4a16")
 
 
-def test_greedy_answers_never_end_early(tmp_path: Path, tokenizer_of: Path) -> None:
+def test_greedy_answers_never_end_early_and_every_token_shows(
+    tmp_path: Path, tokenizer_of: Path
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,6 +50,11 @@ def test_greedy_answers_never_end_early(tmp_path: Path, tokenizer_of: Path) -> N
     said = model.generate(asked, max_new_tokens=64, do_sample=False)[:, 4:]
     assert said.shape == (2, 64)
     assert not set(said.flatten().tolist()) & set(tokenizer.all_special_ids)
+    for token in said.flatten().tolist():
+        text = tokenizer.decode([token])
+        assert text.strip(), "a server may leave out what is blank"
+        assert "\ufffd" not in text
+    assert len(set(said[0].tolist())) > 8, "it says more than one thing"
 
 
 def test_what_lies_beyond_the_tokenizer_is_never_said(tmp_path: Path, tokenizer_of: Path) -> None:
