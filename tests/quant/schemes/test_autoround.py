@@ -83,7 +83,7 @@ def outputs(parent: Path, rows: Tensor, codes: dict[str, Codes]) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")  # the library's own, of what it imports
-@pytest.mark.parametrize(("symmetric", "group"), [(False, 32), (True, 32), (False, 64)])
+@pytest.mark.parametrize(("symmetric", "group"), [(True, 32), (False, 64)])
 def test_every_layer_comes_on_our_grid(
     parent: Path, sequences: list[Tensor], symmetric: bool, group: int
 ) -> None:
