@@ -12,7 +12,7 @@ CHAOS  ?= 25
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test fuzz chaos soak check audit wheel docs lock pipeline bench doctor clean
+.PHONY: help setup setup-dev serve test fuzz chaos soak check audit wheel docs lock pipeline bench micro doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,10 @@ wheel: setup-dev ## Build the wheel and the source distribution into dist/
 pipeline: setup ## Distil, quantize, serve and measure a student of the embedded model; 25 minutes
 	@exec $(BIN)/python -m senryu.benches.pipeline $(ARGS)
 
-bench: setup ## Measure what the front end costs per streamed token
+bench: setup ## Measure tokens a second over HTTP; ARGS="--url URL --out DIR"
+	@exec $(BIN)/senryu bench $(ARGS)
+
+micro: setup ## Measure what the front end costs per streamed token
 	@exec $(BIN)/python -m senryu.benches.micro $(ARGS)
 
 soak: setup ## Keep 500 streams of the scripted engine running for five minutes, and judge them
