@@ -23,6 +23,7 @@ from .wire.errors import ApiError, BodyTimedOut, HeadTooLarge, InvalidRequest
 
 # What is refused may still be on its way. To hang up at once would throw the answer away with it.
 _FAREWELL_SECONDS = 2.0
+_AHEAD = 16 * 1024  # bytes that wait for a client beside those that the kernel holds
 _BETWEEN_NAME_AND_VALUE = len(": \r\n")
 
 
@@ -54,6 +55,9 @@ class _Limited(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # An answer is not made faster than its client reads: what is made ahead lies in memory, for
+        # each of hundreds of streams.
+        transport.set_write_buffer_limits(high=_AHEAD)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

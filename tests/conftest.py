@@ -35,7 +35,8 @@ from senryu.server.turn.prompt import Prompt
 from senryu.server.warm_up import Beginnings
 
 # Servers that tests start as commands keep what they keep where nobody misses it.
-os.environ.setdefault("SENRYU_DATA", tempfile.mkdtemp(prefix="senryu-tests-"))
+_DATA = tempfile.TemporaryDirectory(prefix="senryu-tests-", ignore_cleanup_errors=True)
+os.environ.setdefault("SENRYU_DATA", _DATA.name)
 
 ClientFor = Callable[..., httpx.AsyncClient]
 
