@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, cast, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, cast, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -50,13 +50,7 @@ class Ledger:
             "input_tokens": told.prompt_tokens,
             "batch_id": told.batch_id,
         }
-
-        async def work(connection: AsyncConnection) -> None:
-            on_postgres = connection.dialect.name == "postgresql"
-            new = (postgresql.insert if on_postgres else sqlite.insert)(ledger)
-            await connection.execute(new.values(row).on_conflict_do_nothing())
-
-        await self.store.write(work)
+        await self.store.write_among(_insert, row)
 
     async def ended(
         self, told: Ended, also: Callable[[AsyncConnection], Awaitable[None]] | None = None
@@ -78,11 +72,13 @@ class Ledger:
             "first_token_ms": told.first_token_ms,
             "cost": told.cost,
         }
+        if also is None:
+            return await self.store.write_among(_complete, {**completed, "open_id": told.opened.id})
         mine = (ledger.c.id == told.opened.id) & (ledger.c.state == "open")
 
         async def work(connection: AsyncConnection) -> bool:
             done = await connection.execute(update(ledger).where(mine).values(completed))
-            if done.rowcount and also is not None:
+            if done.rowcount:
                 await also(connection)
             return bool(done.rowcount)
 
@@ -116,6 +112,30 @@ class Ledger:
                 day=await _sums(connection, today & spent),
                 month=await _sums(connection, (ledger.c.started_at >= month) & spent),
             )
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> Sequence[None]:
+    on_postgres = connection.dialect.name == "postgresql"
+    new = (postgresql.insert if on_postgres else sqlite.insert)(ledger)
+    await connection.execute(new.on_conflict_do_nothing(), rows)
+    return [None] * len(rows)
+
+
+async def _complete(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> Sequence[bool]:
+    """Completes those that are open; whether each was."""
+    names = [row["open_id"] for row in rows]
+    asked = select(ledger.c.id).where(ledger.c.id.in_(names), ledger.c.state == "open")
+    still_open = set((await connection.execute(asked)).scalars())
+    found, chosen = [], []
+    for row in rows:
+        found.append(row["open_id"] in still_open)
+        if found[-1]:
+            still_open.remove(row["open_id"])
+            chosen.append(row)
+    if chosen:
+        which = ledger.c.id == bindparam("open_id")
+        await connection.execute(update(ledger).where(which), chosen)
+    return found
 
 
 async def _sums(

@@ -5,7 +5,7 @@ SQLite in WAL mode by default, PostgreSQL by its address; the code above knows n
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 Result = TypeVar("Result")
 Work = Callable[[AsyncConnection], Awaitable[Result]]
+WorkOnMany = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Result]]]
 
 # As many writes share one transaction: the disk is waited for once.
 _TOGETHER = 512
@@ -36,8 +37,12 @@ class StoreError(Exception):
 
 @dataclass(slots=True)
 class _Waiting:
-    work: Work[Any]
+    """What is to be done: `work`, or `on_many` for this row and those that wait beside it."""
+
     done: asyncio.Future[Any]
+    work: Work[Any] | None = None
+    on_many: WorkOnMany[Any] | None = None
+    row: Any = None
 
 
 @dataclass(slots=True)
@@ -60,11 +65,23 @@ class Store:
         Writes of many callers share transactions, so `work` may run twice: when another's failed,
         all that it did before is undone. It is done even when the caller stops waiting.
         """
-        waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(work, waiting))
+        return cast(Result, await self._queued(_Waiting(self._future(), work=work)))
+
+    async def write_among(self, on_many: WorkOnMany[Result], row: object) -> Result:
+        """The same for one row of many that are alike: `on_many`, a function of a module, is given
+        all rows that wait for it, and gives a result for each. A statement for each would cost two
+        turns of a busy event loop, and hundreds of streams make such a turn long."""
+        waiting = _Waiting(self._future(), on_many=on_many, row=row)
+        return cast(Result, await self._queued(waiting))
+
+    def _future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    async def _queued(self, waiting: _Waiting) -> Any:
+        self._waiting.append(waiting)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_all())
-        return cast(Result, await asyncio.shield(waiting))
+        return await asyncio.shield(waiting.done)
 
     async def _write_all(self) -> None:
         while self._waiting:
@@ -85,8 +102,8 @@ class Store:
         async with self.engine.connect() as connection:
             connection = await connection.execution_options(**{_WRITES: True})
             async with connection.begin():
-                results = [await one.work(connection) for one in together]
-        for one, result in zip(together, results, strict=True):
+                results = await _done(connection, together)
+        for one, result in results:
             if not one.done.done():
                 one.done.set_result(result)
 
@@ -103,6 +120,24 @@ class Store:
         while self._writer is not None and not self._writer.done():
             await asyncio.wait({self._writer})
         await self.engine.dispose()
+
+
+async def _done(
+    connection: AsyncConnection, together: Sequence[_Waiting]
+) -> list[tuple[_Waiting, Any]]:
+    """Each with its result; rows that are alike go first, at once."""
+    alike: dict[WorkOnMany[Any], list[_Waiting]] = {}
+    for one in together:
+        if one.on_many is not None:
+            alike.setdefault(one.on_many, []).append(one)
+    results: list[tuple[_Waiting, Any]] = []
+    for on_many, ones in alike.items():
+        told = await on_many(connection, [one.row for one in ones])
+        results += zip(ones, told, strict=True)
+    for one in together:
+        if one.work is not None:
+            results.append((one, await one.work(connection)))
+    return results
 
 
 def _fail(one: _Waiting, error: Exception) -> None:

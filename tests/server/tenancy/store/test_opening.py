@@ -1,6 +1,7 @@
 """The store keeps what it said it keeps, on both databases, and says why it cannot."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,27 @@ async def test_one_that_fails_takes_no_other_with_it(store: Store) -> None:
     assert isinstance(told[1], IntegrityError)
     assert [each for each in told if isinstance(each, Exception)] == [told[1]]
     assert await names(store) == {"taken", "b", "c"}
+
+
+async def test_rows_that_are_alike_are_written_at_once_beside_other_work(store: Store) -> None:
+    """Or a busy event loop is waited for hundreds of times, and the ledger falls behind."""
+    sizes = []
+
+    async def add_all(connection: AsyncConnection, rows: Sequence[str]) -> list[str]:
+        sizes.append(len(rows))
+        told = [{"id": name, "name": name, "limits": {}, "created_at": 1} for name in rows]
+        await connection.execute(insert(workspaces), told)
+        return [f"wrote {name}" for name in rows]
+
+    alike = [store.write_among(add_all, f"r{n}") for n in range(100)]
+    told = await asyncio.gather(*alike, store.write(adding("other", 5)))
+    assert told == [*(f"wrote r{n}" for n in range(100)), 5]
+    assert sizes == [100]
+    again = [store.write_among(add_all, name) for name in ("s1", "r1", "s2")]
+    failed = await asyncio.gather(*again, return_exceptions=True)
+    assert isinstance(failed[1], IntegrityError)
+    assert [failed[0], failed[2]] == ["wrote s1", "wrote s2"]
+    assert await names(store) >= {"s1", "s2", "other", "r99"}
 
 
 async def test_a_writer_that_stops_waiting_has_written(store: Store) -> None:
