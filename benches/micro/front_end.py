@@ -16,6 +16,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -87,11 +88,17 @@ async def scripted_server(answer: Answer) -> AsyncIterator[Server]:
         "--port",
         "0",
     ]
+    data = tempfile.TemporaryDirectory(prefix="senryu-bench-", ignore_cleanup_errors=True)
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # a line for each request
         env=os.environ
-        | {"SENRYU_SCRIPTED_TOKENS": str(answer.tokens), "SENRYU_SCRIPTED_TEXT": answer.text},
+        | {
+            "SENRYU_SCRIPTED_TOKENS": str(answer.tokens),
+            "SENRYU_SCRIPTED_TEXT": answer.text,
+            "SENRYU_DATA": data.name,  # with a ledger, but not somebody's
+        },
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     assert process.stdout
@@ -107,6 +114,7 @@ async def scripted_server(answer: Answer) -> AsyncIterator[Server]:
     finally:
         process.terminate()
         await process.wait()
+        data.cleanup()
 
 
 def request(*, max_tokens: int, stream: bool, wants: bytes = b"") -> bytes:
