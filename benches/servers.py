@@ -32,6 +32,7 @@ from senryu.server.layers import load
 from senryu.server.settings import ServerSettings
 
 from .llama_server import NoLlama, llama_command
+from .processes import cpu_seconds
 
 _READY_SECONDS = 900.0
 _STOP_SECONDS = 60.0
@@ -81,8 +82,7 @@ class Running:
         """CPU time of that process so far, user and system, without its children."""
         if self.pid is None:
             raise ValueError("the process of a URL is not known")
-        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-TICK = os.sysconf("SC_CLK_TCK")
+from senryu.benches.processes import cpu_seconds, memory_mib
+
 STOP = b"event: message_stop"
 OUTPUT_TOKENS = re.compile(rb'"output_tokens":(\d+)')
 
@@ -63,15 +64,11 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """CPU time of the process so far, user and system."""
-        with open(f"/proc/{self.pid}/stat") as file:
-            after_name = file.read().rpartition(")")[2].split()
-        return (int(after_name[11]) + int(after_name[12])) / TICK
+        return cpu_seconds(self.pid)
 
     def memory_mib(self) -> float:
         """Resident memory, in MiB."""
-        with open(f"/proc/{self.pid}/status") as file:
-            (line,) = [line for line in file if line.startswith("VmRSS:")]
-        return int(line.split()[1]) / 1024
+        return memory_mib(self.pid)
 
 
 @asynccontextmanager

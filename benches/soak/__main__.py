@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from senryu.benches.processes import cpu_seconds, memory_mib
 from senryu.server.device import detect
 
 from .streams import Seen, stream_until
@@ -184,19 +185,6 @@ def differences(database: Path, seen: Seen) -> int:
         )
         known = {name: (read, written) for name, read, written in rows}
     return sum(known.get(name) != counts for name, counts in seen.messages.items())
-
-
-def memory_mib(pid: int) -> float:
-    """Resident memory."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1]) / 1024
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def table(figures: Figures, machine: str) -> str:
