@@ -105,7 +105,7 @@ class GrammarCheck:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
-                start_new_session=True,  # Ctrl-C lets open requests finish, and so their trials
+                process_group=0,  # Ctrl-C lets open requests finish, and so their trials
                 env={**os.environ, **alone},
             )
             try:

@@ -73,7 +73,7 @@ class PdfReader:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 timeout=seconds,
-                start_new_session=True,  # Ctrl-C lets open requests finish, and so their PDFs
+                process_group=0,  # Ctrl-C lets open requests finish, and so their PDFs
                 check=True,
             )
         except subprocess.CalledProcessError:
