@@ -85,6 +85,7 @@ PURE = (
     "server/engine/vllm_arguments.py",
     "server/engine/profiles.py",
     "server/engine/base.py",
+    "server/engine/pace.py",
     "server/engine/kv/work.py",
     "server/install_plan.py",
     "benches/asks.py",

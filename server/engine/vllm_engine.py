@@ -39,6 +39,7 @@ from .base import (
 from .grammar_check import GrammarCheck
 from .kv.planning import KEEP, TELL
 from .kv.tending import Tender
+from .pace import Pace
 from .quiet import cause_in, printing_to
 from .vllm_arguments import KEPT_FILES, TESTED, VllmArguments
 
@@ -221,6 +222,7 @@ class VllmEngine:
         self._check = check
         self._tender = tender
         self._looking = threading.Lock()
+        self._pace = Pace()
         self.tokenizer = tokenizer
         self.card = card
 
@@ -262,9 +264,13 @@ class VllmEngine:
             if sampling.top_logprobs:
                 read = _Speller(self._llm.tokenizer, prompt.token_ids, params, request_id).event
             outputs = self._llm.generate(asked, params, request_id, priority=prompt.priority)
-            async with aclosing(outputs):
-                async for output in outputs:
-                    yield read(output)
+            clock = asyncio.get_running_loop().time
+            with self._pace.stream() as stream:
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        yield read(output)
+                        if not output.finished and (rest := stream.rest(clock())):
+                            await asyncio.sleep(rest)
         except EngineDeadError as error:
             raise EngineGone() from error
         except EngineGenerateError as error:
