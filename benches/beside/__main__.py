@@ -250,7 +250,11 @@ def _told(
         "machine": machine.summary,
         "load_average": os.getloadavg(),
         **about,
-        "asked": {name: str(value) for name, value in vars(arguments).items() if value is not None},
+        "asked": {
+            name: str(value)
+            for name, value in vars(arguments).items()
+            if value is not None and name != "results"  # a folder of this machine
+        },
         "settings": {name: value for name, value in os.environ.items() if _shows(name)},
         "failures": list(failures),
         "turns": [

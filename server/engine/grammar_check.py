@@ -105,7 +105,6 @@ class GrammarCheck:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
-                process_group=0,  # Ctrl-C lets open requests finish, and so their trials
                 env={**os.environ, **alone},
             )
             try:

@@ -45,6 +45,7 @@ _fork = get_context("fork")
 
 
 def main(folder: str, vocabulary: int) -> None:
+    os.setpgid(0, 0)  # Ctrl-C lets open requests finish, and so their trials
     import xgrammar
     from transformers import AutoTokenizer
 

@@ -130,7 +130,7 @@ async def test_schemas_are_tried_and_a_hostile_one_ends_only_its_own_trial(
 
 
 SERVER = """
-import asyncio, sys
+import sys, uvloop
 from senryu.server.engine.grammar_check import GrammarCheck
 
 async def main():
@@ -138,20 +138,23 @@ async def main():
     print(await check.refusal(FINE), flush=True)
     await check.refusal(HOSTILE)
 
-asyncio.run(main())
+uvloop.run(main())
 """.replace("FINE", repr(FINE)).replace("HOSTILE", repr(HOSTILE))
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_a_killed_server_leaves_no_trial_behind(model_folder: Path, tmp_path: Path) -> None:
-    """Killed while a trial is at work; whoever lives on would keep the pipe open."""
+    """Killed while a trial is at work; whoever lives on would keep the pipe open. Ctrl-C, which is
+    sent to the group, passes it by."""
     program = [sys.executable, "-c", SERVER, str(model_folder)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         assert server.stdout.readline() == "None\n"
         trial = [int(pid) for pid in _children_of(server.pid)]
         assert trial
+        assert os.getpgid(server.pid) not in {os.getpgid(pid) for pid in trial}
+        assert {os.getsid(pid) for pid in trial} == {os.getsid(server.pid)}
         server.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in trial):
