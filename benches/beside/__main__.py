@@ -41,6 +41,7 @@ from senryu.server.settings import ServerSettings
 from senryu.server.turn.tokenizer import open_tokenizer
 
 from .asks import Load, Reader, Unsuited, as_ids, loads
+from .bare import SETTLING
 from .ratios import Turn, order, table
 
 _BARE = "bare"
@@ -138,6 +139,7 @@ def _measured(
             else:
                 with server(name, environment=environment, parallel=max(levels)) as running:
                     versions[name] = running.version
+                    time.sleep(SETTLING if running.started else 0)
                     turns += [_turn(running, number, load) for load in written]
         except (DidNotStart, Unreachable) as error:
             failures.append(f"{name}, round {number}: {error}")

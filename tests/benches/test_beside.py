@@ -100,6 +100,7 @@ def test_a_whole_run(
     """Ours with the scripted engine, and a server that is not there."""
     pytest.importorskip("torch", reason="the model packages are not installed: make setup")
     monkeypatch.setenv("SENRYU_ENGINE", "scripted")
+    monkeypatch.setattr(beside, "SETTLING", 0)
     monkeypatch.setenv("SENRYU_PROFILE", "latency")
     monkeypatch.setenv("SENRYU_API_KEY", "")
     monkeypatch.delenv("SENRYU_API_KEY")
